@@ -1,0 +1,1 @@
+"""Monitoring: what the last window says, and what to do about it."""

@@ -1,0 +1,1 @@
+"""Training: one DVC stage a file, from data to a promoted model."""
