@@ -1,0 +1,130 @@
+"""What is kept of every answer and of every review. No patient identifier, only a pseudonym."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Self
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC with microseconds: such strings sort like the moments they name."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def record_id(client: str, request_id: str, pixels_sha256: str, model_version: str) -> str:
+    """The id of an answer, 32 hex characters: a retry of the same request is the same record while the model is."""
+    return _id("record", client, request_id, pixels_sha256, model_version)
+
+
+def review_id(record_id: str, role: str, label: str, time: str) -> str:
+    """The id of a review, 32 hex characters."""
+    return _id("review", record_id, role, label, time)
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """One answer that left: what was asked, by whom, of which model, and what was said.
+
+    `embedding` holds float32 values; `pixel_size_um` is 0 when unknown; `patient` is a pseudonym under `key_id`, or "";
+    `latency_ms` is by stage.
+    """
+
+    record_id: str
+    time: str
+    request_id: str
+    model_version: str
+    runtime: str
+    batch_size: int
+    transport: str
+    client: str
+    test: bool
+    site: str
+    stain: str
+    scanner: str
+    pixel_size_um: float
+    patient: str
+    key_id: str
+    specimen_id: str
+    image_sha256: str
+    pixels_sha256: str
+    label: str
+    probabilities: dict[str, float]
+    malignant_probability: float
+    refer: bool
+    refer_reasons: tuple[str, ...]
+    ood_score: float
+    embedding: tuple[float, ...]
+    statistics: dict[str, float]
+    latency_ms: dict[str, float]
+    pixels_kept: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(client, request id): what a client means by "the same request"."""
+        return self.client, self.request_id
+
+    def to_json(self) -> str:
+        """One line of JSON. Raises ValueError for numbers that are not finite."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read `to_json` back. Raises ValueError for anything else."""
+        return cls.from_dict(_parse(text))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From the JSON object's members. Raises ValueError for missing or unknown ones."""
+        _check_names(cls, values)
+        values = values | {
+            "refer_reasons": tuple(values["refer_reasons"]),
+            "embedding": tuple(values["embedding"]),
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ReviewRecord:
+    """A reader's label for an answered cell; `sampled` when the cell was drawn at random to be read."""
+
+    review_id: str
+    record_id: str
+    label: str
+    role: str
+    time: str
+    client: str
+    sampled: bool
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read `to_json` back. Raises ValueError for anything else."""
+        values = _parse(text)
+        _check_names(cls, values)
+        return cls(**values)
+
+
+def _id(kind: str, *parts: str) -> str:
+    # As a JSON array, so that no part can run into the next.
+    return hashlib.sha256(json.dumps([kind, *parts]).encode()).hexdigest()[:32]
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("a record is a JSON object")
+    return values
+
+
+def _check_names(cls: type[Any], values: dict[str, Any]) -> None:
+    wanted = {item.name for item in fields(cls)}
+    if wanted != values.keys():
+        raise ValueError(f"a {cls.__name__} without or with other fields: {sorted(wanted ^ values.keys())}")

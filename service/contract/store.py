@@ -1,0 +1,254 @@
+"""The record store: every answer, every review, and which worker serves which model."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    RowMapping,
+    Select,
+    String,
+    Table,
+    Text,
+    exists,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.contract.database import Database
+from service.contract.records import PredictionRecord, ReviewRecord
+
+_metadata = MetaData()
+
+_predictions = Table(
+    "predictions",
+    _metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("record_id", String(32), nullable=False, unique=True),
+    Column("time", String(40), nullable=False),
+    Column("site", Text, nullable=False),
+    Column("stain", Text, nullable=False),
+    Column("scanner", Text, nullable=False),
+    Column("patient", String(32), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("refer", Boolean, nullable=False),
+    Column("ood_score", Float, nullable=False),
+    Column("model_version", String(32), nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("pixels_sha256", String(64), nullable=False),
+    Column("disputed", Boolean, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("embedding", LargeBinary, nullable=False),
+    Index("predictions_by_request", "request_id", "client"),
+    Index("predictions_by_model", "model_version", "seq"),
+    sqlite_autoincrement=True,  # a number is never given twice: monitoring remembers how far it has read
+)
+
+_reviews = Table(
+    "reviews",
+    _metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("review_id", String(32), nullable=False, unique=True),
+    Column("record_id", String(32), nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("body", Text, nullable=False),
+    Index("reviews_by_record", "record_id"),
+    sqlite_autoincrement=True,
+)
+
+_heartbeats = Table(
+    "heartbeats",
+    _metadata,
+    Column("worker", String(64), primary_key=True),
+    Column("version", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+_CHUNK = 500  # values in one IN (…): servers bound them
+_COLUMNS = tuple(
+    column.name for column in _predictions.c if column.name not in {"seq", "disputed", "body", "embedding"}
+)
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A record as the store has it: `seq` grows with arrival; `disputed` when its request id came with other pixels too."""
+
+    seq: int
+    record: PredictionRecord
+    disputed: bool
+
+
+class Store:
+    """The one database of a site. Every method raises StoreUnavailable when it cannot be reached or stays locked."""
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        """Open `url` (SQLAlchemy's form), making the tables, and SQLite's folder, where they are missing."""
+        self._database = Database(url, _metadata, timeout_s=timeout_s)
+        self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        self._database.close()
+
+    def insert_predictions(self, records: Iterable[PredictionRecord]) -> int:
+        """Keep records, each once by its id, and say how many were new.
+
+        Records of one client and request id with different pixels are all marked disputed.
+        """
+        unique = {record.record_id: record for record in records}
+        with self._database.write() as connection:
+            known: set[str] = set()
+            for ids in _chunks(list(unique)):
+                found = select(_predictions.c.record_id).where(_predictions.c.record_id.in_(ids))
+                known.update(connection.execute(found).scalars())
+            new = [record for record in unique.values() if record.record_id not in known]
+            if not new:
+                return 0
+            statement = self._insert(_predictions).on_conflict_do_nothing(index_elements=["record_id"])
+            connection.execute(statement, [_row(record) for record in new])
+            for request_ids in _chunks(sorted({record.request_id for record in new})):
+                connection.execute(_mark_disputed(request_ids))
+            return len(new)
+
+    def insert_reviews(self, reviews: Iterable[ReviewRecord]) -> int:
+        """Keep reviews, each once by its id, and say how many were new. Their records may arrive later."""
+        unique = {review.review_id: review for review in reviews}
+        with self._database.write() as connection:
+            known: set[str] = set()
+            for ids in _chunks(list(unique)):
+                found = select(_reviews.c.review_id).where(_reviews.c.review_id.in_(ids))
+                known.update(connection.execute(found).scalars())
+            new = [review for review in unique.values() if review.review_id not in known]
+            if new:
+                statement = self._insert(_reviews).on_conflict_do_nothing(index_elements=["review_id"])
+                connection.execute(
+                    statement,
+                    [
+                        {"review_id": r.review_id, "record_id": r.record_id, "time": r.time, "body": r.to_json()}
+                        for r in new
+                    ],
+                )
+            return len(new)
+
+    def get(self, record_id: str) -> StoredPrediction | None:
+        """The record of that id, if it is here."""
+        found = self._read(select(_predictions).where(_predictions.c.record_id == record_id))
+        return found[0] if found else None
+
+    def by_request(self, client: str, request_id: str) -> list[StoredPrediction]:
+        """What is on record for a client's request id, in order of arrival."""
+        return self._read(
+            select(_predictions)
+            .where(_predictions.c.client == client, _predictions.c.request_id == request_id)
+            .order_by(_predictions.c.seq)
+        )
+
+    def predictions(
+        self,
+        *,
+        after_seq: int = 0,
+        model_version: str | None = None,
+        limit: int | None = None,
+        include_test: bool = False,
+    ) -> list[StoredPrediction]:
+        """Records in order of arrival, after a number, of one model or all, at most `limit`; test traffic only if asked."""
+        query = select(_predictions).where(_predictions.c.seq > after_seq).order_by(_predictions.c.seq).limit(limit)
+        if model_version is not None:
+            query = query.where(_predictions.c.model_version == model_version)
+        if not include_test:
+            query = query.where(_predictions.c.test.is_(False))
+        return self._read(query)
+
+    def reviewed(
+        self, *, with_pixels: bool | None = None, include_test: bool = False
+    ) -> list[tuple[StoredPrediction, ReviewRecord]]:
+        """Records with the latest review of each, in order of arrival, the disputed ones left out.
+
+        `with_pixels` keeps only those whose pixels were kept (or were not); None keeps both.
+        """
+        order = func.row_number().over(
+            partition_by=_reviews.c.record_id, order_by=(_reviews.c.time.desc(), _reviews.c.seq.desc())
+        )
+        ranked = select(_reviews.c.record_id, _reviews.c.body.label("review"), order.label("rank")).subquery()
+        query = (
+            select(_predictions, ranked.c.review)
+            .join(ranked, ranked.c.record_id == _predictions.c.record_id)
+            .where(ranked.c.rank == 1, _predictions.c.disputed.is_(False))
+            .order_by(_predictions.c.seq)
+        )
+        if not include_test:
+            query = query.where(_predictions.c.test.is_(False))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        pairs = [(_stored(row), ReviewRecord.from_json(row["review"])) for row in rows]
+        return [pair for pair in pairs if with_pixels is None or pair[0].record.pixels_kept == with_pixels]
+
+    def latest_seq(self) -> int:
+        """The number of the last record to arrive; 0 when there is none."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.max(_predictions.c.seq))).scalar() or 0)
+
+    def count(self) -> int:
+        """How many records there are, test traffic included."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(_predictions)).scalar_one())
+
+    def heartbeat(self, worker: str, version: str, at: float) -> None:
+        """Note that a worker served `version` at `at` (seconds since the epoch)."""
+        statement = self._insert(_heartbeats).values(worker=worker, version=version, at=at)
+        with self._database.write() as connection:
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["worker"], set_={"version": version, "at": at})
+            )
+
+    def workers(self, since: float) -> dict[str, str]:
+        """{worker: version it serves} of those heard of at or after `since` (seconds since the epoch)."""
+        query = select(_heartbeats.c.worker, _heartbeats.c.version).where(_heartbeats.c.at >= since)
+        with self._database.read() as connection:
+            return {worker: version for worker, version in connection.execute(query.order_by(_heartbeats.c.worker))}
+
+    def _read(self, query: Select[Any]) -> list[StoredPrediction]:
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_stored(row) for row in rows]
+
+
+def _row(record: PredictionRecord) -> dict[str, Any]:
+    values = asdict(record)
+    embedding = np.array(values.pop("embedding"), dtype="<f4").tobytes()
+    body = json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return {name: values[name] for name in _COLUMNS} | {"disputed": False, "body": body, "embedding": embedding}
+
+
+def _stored(row: RowMapping) -> StoredPrediction:
+    embedding = np.frombuffer(row["embedding"], dtype="<f4").tolist()
+    record = PredictionRecord.from_dict({**json.loads(row["body"]), "embedding": embedding})
+    return StoredPrediction(int(row["seq"]), record, bool(row["disputed"]))
+
+
+def _mark_disputed(request_ids: Sequence[str]) -> Any:
+    other = _predictions.alias("other")
+    contradicts = exists().where(
+        other.c.request_id == _predictions.c.request_id,
+        other.c.client == _predictions.c.client,
+        other.c.pixels_sha256 != _predictions.c.pixels_sha256,
+    )
+    return update(_predictions).where(_predictions.c.request_id.in_(request_ids), contradicts).values(disputed=True)
+
+
+def _chunks(values: list[str]) -> list[list[str]]:
+    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
