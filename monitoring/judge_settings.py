@@ -1,0 +1,132 @@
+"""Every number that judging and deciding use, each with its reason. Nested into the monitor's settings."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Floor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class JudgeSettings(_Settings):
+    """What a window must hold, and when a finding is drift."""
+
+    min_cells: Count = 200
+    """Cells (with a patient) at which a window may close. design.md, Monitoring."""
+
+    min_patients: Annotated[int, Field(ge=3)] = 10
+    """Patients at which a window may close. design.md, Monitoring."""
+
+    max_window_age_s: Positive = 7 * 86400.0
+    """Seconds after which a window that did not fill expires as insufficient: what is older than a week mixes shifts."""
+
+    q: Share = 0.05
+    """Share of false findings a family may have (Benjamini and Hochberg 1995), and the level of single tests."""
+
+    confidence: Share = 0.95
+    """Coverage of every interval."""
+
+    bootstraps: Annotated[int, Field(ge=100)] = 500
+    """Patient bootstrap draws for an interval; the end points of a 95 % interval then rest on about 12 draws each."""
+
+    permutations_per_hypothesis: Annotated[int, Field(ge=20)] = 20
+    """Permutations of a family of m hypotheses: this × m / q, so that the smallest p can pass BH by a factor of 20."""
+
+    min_reference_patients: Annotated[int, Field(ge=3)] = 8
+    """Patients that the reference must have, below which the tests say `unknown`: fewer do not show how patients differ."""
+
+    label_floor: Share = 0.10
+    """Smallest change of a class's share, in absolute terms, that is called label shift: below it a recalibrated threshold
+    moves by less than the calibration's own error."""
+
+    min_singular_value: Share = 0.25
+    """Smallest singular value of P(answer | label) for which shares can be estimated: an error of the answers' shares grows
+    by at most its inverse (Lipton et al. 2018, theorem 3)."""
+
+    covariate_floor: Floor = 1.0
+    """Smallest covariate effect that is called drift, in patient-level standard deviations. A shift that matters is 1.5
+    (issue "Monitoring that triggers retraining", medium shift); 1.0 keeps what a reference of few patients is off by below it."""
+
+    max_weight: Positive = 10.0
+    """Cap of a reference patient's weight when reweighting: one patient shall not speak for ten others."""
+
+    min_comparable: Share = 0.15
+    """Share of the window's information that must remain once the class mix is accounted for, below which covariate shift is
+    `unknown`: window and reference then have hardly any class in common."""
+
+    min_spread_cells: Annotated[int, Field(ge=2)] = 3
+    """Cells a patient must have to say how much cells of one patient differ."""
+
+    smallest_share_factor: Share = 0.25
+    """The rarest class may fall to this share of the rarest one's in the reference. Relative, because 1.5 % of L3 is what
+    childhood leukemia looks like (domain.md), not a fault."""
+
+    extremes_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 4.0
+    """The ratio of the commonest to the rarest class may grow to this many times the reference's."""
+
+    entropy_factor: Share = 0.6
+    """The normalised entropy of the classes may fall to this share of the reference's."""
+
+    max_share_referred: Share = 0.5
+    """Share of cells referred to a person above which the service no longer takes work off anybody."""
+
+    max_share_ood: Share = 0.2
+    """Share of cells out of distribution: the threshold lets about 1 to 5 % of known cells over it."""
+
+    max_share_without_patient: Share = 0.5
+    """Share of cells without a patient above which the tests speak for a minority of the cells."""
+
+    min_reviewed_cells: Count = 50
+    """Randomly sampled reviews below which performance is insufficient."""
+
+    min_reviewed_patients: Annotated[int, Field(ge=3)] = 10
+    """Patients among them."""
+
+    min_reviewed_per_class: Count = 5
+    """Reviews of a class below which its sensitivity does not enter balanced accuracy."""
+
+    max_reviews: Count = 1000
+    """Latest reviews that count, by the order of the answers: performance is of now, not of the model's whole life."""
+
+    performance_margin: Share = 0.05
+    """Points of balanced accuracy that may be lost: the gate's non-inferiority margin."""
+
+
+class PolicySettings(_Settings):
+    """When findings become decisions. design.md, Monitoring, policy."""
+
+    fire_windows: Count = 3
+    """Windows that must be out …"""
+
+    fire_of: Count = 5
+    """… of this many last ones that said anything."""
+
+    clear_windows: Count = 5
+    """Windows in a row, of those that said anything, that must be clear for an alarm to go."""
+
+    clear_below: Share = 0.7
+    """A window is clear when every finding is below this share of what `drift` asks."""
+
+    cooldown_s: Floor = 24 * 3600.0
+    """Seconds between the starts of two retrainings."""
+
+    budget_runs: Count = 2
+    """Retrainings …"""
+
+    budget_period_s: Positive = 7 * 86400.0
+    """… that may start within this many seconds."""
+
+    breaker_refusals: Count = 2
+    """Refused candidates in a row that open the breaker; only a person closes it."""
+
+    min_reviewed_cells: Count = 200
+    """Reviewed cells with pixels that a retraining needs: about one window's worth of the new world."""
+
+    min_reviewed_patients: Count = 10
+    """Patients that they must come from: fewer can be learned by heart."""
