@@ -1,10 +1,10 @@
 """A model as an immutable folder, named by the hash of everything that can change an answer.
 
-    serve/model.onnx      pixels in, probabilities, embedding, OOD score and row check out
-    serve/manifest.json   what the graph's numbers mean, and the SHA-256 of every file
-    serve/warmup.npz      a few inputs with the outputs that the exporting machine got
-    reference/            held-out cells for monitoring (reference.py)
-    model_card.md         for people
+serve/model.onnx      pixels in, probabilities, embedding, OOD score and row check out
+serve/manifest.json   what the graph's numbers mean, and the SHA-256 of every file
+serve/warmup.npz      a few inputs with the outputs that the exporting machine got
+reference/            held-out cells for monitoring (reference.py)
+model_card.md         for people
 """
 
 import hashlib
@@ -141,7 +141,7 @@ class FolderModelStore:
 
 
 def canonical_json(value: Mapping[str, Any]) -> str:
-    """JSON that is the same text for the same content: sorted keys, no spaces, ASCII. Raises ValueError for NaN, inf."""
+    """JSON, the same text for the same content: sorted keys, no spaces, ASCII. Raises ValueError for NaN, inf."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -157,8 +157,8 @@ def write_artifact(
 ) -> Artifact:
     """Write the folder aside, verify it, and put it in the place of `dest`.
 
-    `manifest_fields` is the manifest without `files`; `model` and `warmup` are files to copy. Raises ArtifactError when the
-    parts do not fit each other; then `dest` is as before.
+    `manifest_fields` is the manifest without `files`; `model` and `warmup` are files to copy. Raises ArtifactError when
+    the parts do not fit each other; then `dest` is as before.
     """
     dest = Path(dest)
     labels, size = len(manifest_fields.labels), manifest_fields.embedding_size

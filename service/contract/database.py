@@ -26,8 +26,8 @@ class Database:
     def __init__(self, url: str, metadata: MetaData, *, create: bool = True, timeout_s: float = 5.0) -> None:
         """Open and make missing tables (and SQLite's folder).
 
-        With `create=False` a SQLite file must be there. `timeout_s` is how long to wait for a lock. Raises ConfigError for
-        a URL that makes no sense, StoreUnavailable when the database cannot be reached.
+        With `create=False` a SQLite file must be there. `timeout_s` is how long to wait for a lock. Raises ConfigError
+        for a URL that makes no sense, StoreUnavailable when the database cannot be reached.
         """
         try:
             parsed = make_url(url)
@@ -75,7 +75,7 @@ class Database:
 
 
 def _with_file(url: URL) -> URL:
-    """The URL with an absolute path: the process may change its folder later. Raises ConfigError for a store in memory."""
+    """The URL with an absolute path: the process may change its folder later. Raises ConfigError without a file."""
     if not url.database or url.database == ":memory:" or url.query:
         raise ConfigError(f"{url} names no plain file: use sqlite:///path/to/store.db")
     return url.set(database=str(Path(url.database).absolute()))
@@ -131,5 +131,7 @@ def _enter_wal(cursor: sqlite3.Cursor, timeout_s: float) -> None:
             if time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
-            raise sqlite3.OperationalError("the file system does not allow SQLite's WAL mode: keep the store on a local disk")
+            raise sqlite3.OperationalError(
+                "the file system does not allow SQLite's WAL mode: keep the store on a local disk"
+            )
         time.sleep(0.02)

@@ -19,6 +19,8 @@
 Adapters look the status up along the MRO; the message is one line that says what to do and never holds a patient id.
 """
 
+# ruff: noqa: N818 — the names are the ones that callers, adapters and the documents use
+
 import argparse
 import os
 import sys
@@ -101,7 +103,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Run a command's `main(None)` and exit: its status (None is 0), or 2 with one line on stderr for a BlastwatchError."""
+    """Run a command's `main(None)` and exit: its status (None is 0), or 2 and one line on stderr for our errors."""
     try:
         status = main(None) or 0
         sys.stdout.flush()

@@ -13,7 +13,7 @@ _RENAME_EXCHANGE = 2
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
-    """Write `data` (text as UTF-8) to `path` so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write `data` (text as UTF-8) to `path`; a reader, or a crash, sees the old content or the new, never a part.
 
     Missing folders are made; `mode` is narrowed by the umask. Raises OSError as the file system does.
     """

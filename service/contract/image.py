@@ -1,7 +1,7 @@
 """Bytes → checked, decoded pixels of the model's field. Training and service share it, so there is nothing to skew.
 
-Size is morphology: a cell's size in µm tells subtypes apart, so a picture is never stretched. It is brought to the field's
-physical scale and cropped or padded around its centre; where its scale is unknown, the whole picture is fitted.
+Size is morphology: a cell's size in µm tells subtypes apart, so a picture is never stretched. It is brought to the
+field's physical scale and cropped or padded around its centre; where its scale is unknown, the whole picture is fitted.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CHECK_MODULUS = 65521
 
 Pixels = npt.NDArray[np.uint8]
 
-# Chosen by the file's own first bytes and opened through the class itself: Image.open would consult process-wide limits.
+# Chosen by the file's first bytes and opened through the class itself: Image.open would consult process-wide limits.
 _FORMATS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
@@ -59,9 +59,9 @@ class Field:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """PNG, JPEG, TIFF or BMP bytes → RGB, uint8 [h, w, 3], upright, with transparency laid over white.
 
-    The picture's size is read from the header and checked before any pixel is decoded. Raises BadImage for anything that
-    is empty, truncated, no picture, under 16 pixels on a side, over `max_pixels`, not 8 bits a channel in grey or RGB, or
-    has more than one picture in it.
+    The picture's size is read from the header and checked before any pixel is decoded. Raises BadImage for anything
+    that is empty, truncated, no picture, under 16 pixels on a side, over `max_pixels`, not 8 bits a channel in grey or
+    RGB, or has more than one picture in it.
     """
     if not data:
         raise BadImage("the image is empty: send the bytes of a PNG, JPEG, TIFF or BMP file")
@@ -85,10 +85,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
     """RGB uint8 [h, w, 3] → the model's field, uint8 [H, W, 3], without stretching.
 
-    With `pixel_size_um` > 0 (µm per pixel of `rgb`) the picture is resampled to the field's scale, then cropped around its
-    centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded. A picture that already
-    has the field's scale is not resampled. Raises InvalidRequest for a negative or non-finite scale, and for one at which
-    the picture shows hardly anything or the field would be a handful of pixels.
+    With `pixel_size_um` > 0 (µm per pixel of `rgb`) the picture is resampled to the field's scale, then cropped around
+    its centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded. A picture that
+    already has the field's scale is not resampled. Raises InvalidRequest for a negative or non-finite scale, and for
+    one at which the picture shows hardly anything or the field would be a handful of pixels.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise InvalidRequest(f"expected pixels as uint8 [h, w, 3], not {rgb.dtype} {list(rgb.shape)}")
@@ -204,7 +204,7 @@ def _check_scale(height: int, width: int, field: Field, factor: float, pixel_siz
 
 
 def _axis(size: int, wanted: int, factor: float) -> tuple[int, float, float]:
-    """Along one axis: pixels to resample to (at most `wanted`), and the part of the source, centred, that fills them."""
+    """Along one axis: pixels to resample to (at most `wanted`), and the centred part of the source that fills them."""
     scaled = size * factor
     if scaled > wanted + 0.5:
         span = wanted / factor
@@ -213,7 +213,7 @@ def _axis(size: int, wanted: int, factor: float) -> tuple[int, float, float]:
 
 
 def _reflected(size: int, wanted: int) -> npt.NDArray[np.intp]:
-    """Indices that centre `size` pixels in `wanted`, mirrored at the edges (edge pixel not repeated) as often as needed."""
+    """Indices that centre `size` pixels in `wanted`, mirrored at the edges (edge not repeated) as often as needed."""
     index = np.arange(wanted) - (wanted - size) // 2
     period = max(1, 2 * (size - 1))
     index = index % period

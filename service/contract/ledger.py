@@ -1,7 +1,7 @@
 """The ledger: what happened to models, append-only, each row hashed over its content and the row before.
 
-The model in production is what the ledger says it is. A rollback is one more row, and a version that was rolled back needs
-a new approval before it can be promoted again. No patient data ever goes in.
+The model in production is what the ledger says it is. A rollback is one more row, and a version that was rolled back
+needs a new approval before it can be promoted again. No patient data ever goes in.
 """
 
 import hashlib
@@ -126,8 +126,8 @@ class Ledger:
     def promote(self, version: str, expected: str | None, **why: Any) -> Row | None:
         """Put the version in production if production still is `expected`, in one transaction.
 
-        Returns None, without a row, when it already is in production. Raises Conflict when production is another version
-        than `expected`, LedgerError when the version was rolled back and not approved since.
+        Returns None, without a row, when it already is in production. Raises Conflict when production is another
+        version than `expected`, LedgerError when the version was rolled back and not approved since.
         """
         with self._database.write() as connection:
             production = _production(connection)
@@ -148,7 +148,8 @@ class Ledger:
     def rollback(self, to: str | None = None, *, by: str) -> Row:
         """Take the version in production back, to the one before it or to `to`, which must have been in production.
 
-        Raises LedgerError when there is nothing to go back to, or when `to` was itself rolled back and not approved since.
+        Raises LedgerError when there is nothing to go back to, or when `to` was itself rolled back and not approved
+        since.
         """
         if not by.strip():
             raise LedgerError("say who rolls back: --by ROLE")
@@ -161,10 +162,10 @@ class Ledger:
             if to is None and not earlier:
                 raise LedgerError(f"model {current} has no earlier one to go back to: name one, or promote another")
             if to is not None and to not in earlier:
-                raise LedgerError(f"cannot go back to {to}: it was not in production before {current}, or was rolled back")
-            return _append(
-                connection, "rolled_back", {"version": current, "to": to or earlier[-1], "by": by.strip()}
-            )
+                raise LedgerError(
+                    f"cannot go back to {to}: it was not in production before {current}, or was rolled back"
+                )
+            return _append(connection, "rolled_back", {"version": current, "to": to or earlier[-1], "by": by.strip()})
 
     def frozen(self) -> bool:
         """Whether triggers are stopped: the last of `frozen` and `resumed` is `frozen`."""

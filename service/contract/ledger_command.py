@@ -38,7 +38,9 @@ def _show(rows: list[Row], ledger: Ledger) -> None:
     for row in rows:
         rest = "  ".join(f"{name}={_text(value)}" for name, value in row.body.items() if name != "version")
         print(f"{row.seq:>4}  {row.time[:19]}Z  {row.kind:<{width}}  {row.version or '-':<32}  {rest}".rstrip())
-    print(f"in production: {ledger.production() or 'nothing yet'}{'  (triggers are frozen)' if ledger.frozen() else ''}")
+    print(
+        f"in production: {ledger.production() or 'nothing yet'}{'  (triggers are frozen)' if ledger.frozen() else ''}"
+    )
 
 
 def _text(value: object) -> str:
@@ -48,7 +50,7 @@ def _text(value: object) -> str:
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m service.contract.ledger",
-        description="What happened to models: which were registered, refused, approved, promoted, rolled back, and why.",
+        description="What happened to models: registered, refused, approved, promoted, rolled back, and why.",
     )
     parser.add_argument(
         "--store",

@@ -37,7 +37,7 @@ class PixelStore:
         return name
 
     def load(self, name: str) -> Pixels:
-        """The pixels of that name, uint8 [h, w, 3]. Raises NotFound when they are not here, or no longer what they were."""
+        """The pixels of that name, uint8 [h, w, 3]. Raises NotFound when they are not here, or are damaged."""
         if not _NAME.fullmatch(name):
             raise NotFound(f"{name!r} is no name of kept pixels")
         try:

@@ -1,4 +1,4 @@
-"""Patient ids leave the caller's message as pseudonyms only: HMAC-SHA-256 under a key file that never leaves the site."""
+"""Patient ids go on as pseudonyms only: HMAC-SHA-256 under a key file that never leaves the site."""
 
 import hashlib
 import hmac

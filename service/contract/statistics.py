@@ -12,6 +12,8 @@ from service.contract.image import Pixels
 
 STATISTICS = ("brightness", "contrast", "sharpness", "hue", "saturation")
 
+Floats = npt.NDArray[np.float32]
+
 STAINED_SATURATION = 0.15
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _EPSILON = 1e-4
@@ -28,8 +30,8 @@ def statistics(pixels: Pixels) -> dict[str, float]:
     saturation  mean over the stained area, 0…1
     Stained is what has a saturation above 0.15; without any, hue and saturation are 0.
     """
-    rgb = pixels.astype(np.float32) / np.float32(255)
-    luma = rgb @ _LUMA
+    rgb: Floats = pixels.astype(np.float32) / np.float32(255)
+    luma: Floats = rgb @ _LUMA
     variance = float(luma.var())
     highest, lowest = rgb.max(axis=2), rgb.min(axis=2)
     saturation = (highest - lowest) / np.maximum(highest, np.float32(_EPSILON))
@@ -48,12 +50,12 @@ def statistics(pixels: Pixels) -> dict[str, float]:
     }
 
 
-def statistics_array(pixels: Pixels) -> npt.NDArray[np.float32]:
+def statistics_array(pixels: Pixels) -> Floats:
     """The same as float32 [5], in the order of STATISTICS."""
     values = statistics(pixels)
     return np.array([values[name] for name in STATISTICS], dtype=np.float32)
 
 
-def _laplacian_variance(luma: npt.NDArray[np.float32]) -> float:
+def _laplacian_variance(luma: Floats) -> float:
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
     return float(laplacian.var())

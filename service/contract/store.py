@@ -85,7 +85,7 @@ _COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """A record as the store has it: `seq` grows with arrival; `disputed` when its request id came with other pixels too."""
+    """A stored record: `seq` grows with arrival; `disputed` when its request id came with other pixels too."""
 
     seq: int
     record: PredictionRecord
@@ -165,7 +165,7 @@ class Store:
         limit: int | None = None,
         include_test: bool = False,
     ) -> list[StoredPrediction]:
-        """Records in order of arrival, after a number, of one model or all, at most `limit`; test traffic only if asked."""
+        """Records in order of arrival, after a number, of one model or all, at most `limit`; test traffic if asked."""
         query = select(_predictions).where(_predictions.c.seq > after_seq).order_by(_predictions.c.seq).limit(limit)
         if model_version is not None:
             query = query.where(_predictions.c.model_version == model_version)
@@ -219,7 +219,8 @@ class Store:
         """{worker: version it serves} of those heard of at or after `since` (seconds since the epoch)."""
         query = select(_heartbeats.c.worker, _heartbeats.c.version).where(_heartbeats.c.at >= since)
         with self._database.read() as connection:
-            return {worker: version for worker, version in connection.execute(query.order_by(_heartbeats.c.worker))}
+            rows = connection.execute(query.order_by(_heartbeats.c.worker)).all()
+        return {str(worker): str(version) for worker, version in rows}
 
     def _read(self, query: Select[Any]) -> list[StoredPrediction]:
         with self._database.read() as connection:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def tiny_artifact(
     thresholds: Thresholds | None = None,
     scale_known: bool = True,
 ) -> Artifact:
-    """Write an artifact whose graph reads mean colours: softmax(mean · W + bias). Another bias or seed, another version.
+    """Write an artifact whose graph reads mean colours: softmax(mean · W + bias). Other bias or seed: other version.
 
     `malignant` is every label but the first by default; the default thresholds refer nothing.
     """
@@ -54,7 +55,8 @@ def tiny_artifact(
     with tempfile.TemporaryDirectory() as folder:
         model, warmup = Path(folder, "model.onnx"), Path(folder, "warmup.npz")
         model.write_bytes(graph)
-        np.savez(warmup, image=cells[:4], **{name: value[:4] for name, value in outputs.items()})
+        recorded: dict[str, Any] = {name: value[:4] for name, value in outputs.items()}
+        np.savez(warmup, image=cells[:4], **recorded)
         return write_artifact(
             dest,
             model=model,
