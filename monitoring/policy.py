@@ -1,16 +1,17 @@
 """Findings and history → a decision. Pure: the same input gives the same decision, and nothing happens here.
 
-What counts. For each cause a window is `out` (a finding of that cause is drift), `clear` (every finding is ok and below 70 % of
-what drift asks), `between`, or `silent`: insufficient, or unknown without any drift. Silent windows count neither as out nor as
-clear and take no place among the last five: a night with few patients must not wash an alarm away, and a window that could
-not be judged is no evidence for either side.
+What counts. For each cause a window is `out` (a finding of that cause is drift), `clear` (every finding is below 70 %
+of what drift asks), `between`, or `silent`: insufficient, or unknown without any drift. Silent windows count neither as
+out nor as clear and take no place among the last five: a night with few patients must not wash an alarm away, and a
+window that could not be judged is no evidence for either side.
 
 What follows.
   covariate, or concept (by sampled reviews), or imbalance with reviewed cells at hand  →  retrain
-  label shift without a covariate alarm   →  recalibrate: advice for a person, once per alarm
-  service quality                         →  page, once per alarm
-A retraining that is due stays pending until there are enough reviewed cells, and is withdrawn when its alarm goes. After a run
-only windows that closed since its start can ask for the next one: what led to the last run is no reason for another.
+  label shift without any of these  →  recalibrate: advice for a person, once per alarm
+  service quality                   →  page, once per alarm
+A retraining that is due stays pending until there are enough reviewed cells, and is withdrawn when its alarm goes.
+After a run only windows that closed since its start can ask for the next one: what led to the last run is no reason
+for another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,14 @@ from monitoring.judge_settings import PolicySettings
 Kind = Literal["none", "watch", "pending", "recalibrate", "page", "retrain"]
 Cause = Literal["covariate", "concept", "imbalance", "label_shift", "quality"]
 Outcome = Literal["running", "passed", "refused", "failed"]
-Block = Literal["frozen", "running", "breaker", "cooldown", "budget", "reviews"]
+Block = Literal["frozen", "running", "breaker", "budget", "cooldown", "reviews"]
 Status = Literal["out", "clear", "between", "silent"]
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+CONCEPT: Final[Cause] = "concept"
+QUALITY: Final[Cause] = "quality"
 RETRAINS: Final[tuple[Cause, ...]] = ("covariate", "concept", "imbalance")
 PAGED_BLOCKS: Final[tuple[Block, ...]] = ("breaker", "budget")
-CONCEPT_FINDING: Final = "reviewed_balanced_accuracy"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ class Run:
 class PolicyState:
     """What the policy remembers between windows. Alarms belong to `model_version`; runs, breaker and freeze do not.
 
-    pending  causes of a retraining that is due and waits; told  what a person was already told
-    breaker_closed_at  when a person last closed the breaker: refusals of runs up to then no longer count
+    pending  causes of a retraining that is due and waits
+    told     what a person was already told
+    breaker_closed_at  when a person last closed the breaker: refusals of runs that started before no longer count
     """
 
     model_version: str = ""
@@ -79,7 +82,7 @@ class PolicyState:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read `to_json` back. Raises TypeError for unknown members."""
+        """Read `to_json` back. Raises TypeError or KeyError for unknown or missing members."""
         lists = {name: tuple(values[name]) for name in ("alarms", "pending", "told")}
         return cls(**{**values, **lists, "runs": tuple(Run(**run) for run in values["runs"])})
 
@@ -107,24 +110,147 @@ def decide(
     reviewed: Reviewed,
 ) -> Decision:
     """Decide after a window. `history` is what came before it, oldest first; windows of other models are left out."""
-    raise NotImplementedError
+    if state.model_version != window.model_version:
+        state = replace(state, model_version=window.model_version, alarms=(), pending=(), told=())
+    windows = [*(past for past in history if past.model_version == window.model_version), window]
+    alarms = tuple(cause for cause in CAUSES if _alarmed(cause, windows, cause in state.alarms, settings))
+    last_start = max((run.started for run in state.runs), default=float("-inf"))
+    fresh = [past for past in windows if past.closed > last_start]
+    due = tuple(
+        cause
+        for cause in RETRAINS
+        if cause in alarms
+        and (cause in state.pending or _fires(cause, fresh, settings))
+        and (cause != "imbalance" or _enough(reviewed, settings))
+    )
+    told = tuple(word for word in state.told if word not in CAUSES or word in alarms)
+    out = tuple(cause for cause in CAUSES if status(window, cause, settings) == "out")
+    return _act(replace(state, alarms=alarms, pending=due, told=told), settings, now, reviewed, out)
 
 
 def reconsider(state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Decision:
     """Decide between windows: reviews came in, the cooldown ended, or a person resumed."""
-    raise NotImplementedError
+    return _act(state, settings, now, reviewed, ())
+
+
+def status(window: PastWindow, cause: Cause, settings: PolicySettings) -> Status:
+    """What a window says about a cause."""
+    findings = [finding for finding in window.findings if cause_of(finding) == cause]
+    if any(finding.out for finding in findings):
+        return "out"
+    severities = [finding.severity for finding in findings if finding.severity is not None]
+    if not severities or any(finding.state == "unknown" for finding in findings):
+        return "silent"
+    return "clear" if max(severities) < settings.clear_below else "between"
+
+
+def cause_of(finding: Finding) -> Cause | None:
+    """The cause that a finding speaks for.
+
+    An estimate without reviews is blind to concept drift and can only page; reviews that were asked for are of the cells
+    that were hard, and speak for nothing.
+    """
+    if finding.family != "performance":
+        return finding.family
+    return {"reviewed_balanced_accuracy": CONCEPT, "estimated_accuracy": QUALITY}.get(finding.name)
 
 
 def run_finished(state: PolicyState, outcome: Outcome) -> PolicyState:
-    """The last run came to an end."""
-    raise NotImplementedError
+    """The last run came to an end. Raises ValueError when none is running."""
+    if not state.runs or state.runs[-1].outcome != "running":
+        raise ValueError("no retraining is running")
+    return replace(state, runs=(*state.runs[:-1], replace(state.runs[-1], outcome=outcome)))
 
 
 def breaker_open(state: PolicyState, settings: PolicySettings) -> bool:
-    """Whether refusals in a row have opened the breaker."""
-    raise NotImplementedError
+    """Whether refusals in a row have opened the breaker. A run that failed had no candidate and changes nothing."""
+    since = float("-inf") if state.breaker_closed_at is None else state.breaker_closed_at
+    verdicts = [run.outcome for run in state.runs if run.started > since and run.outcome in ("passed", "refused")]
+    last = verdicts[-settings.breaker_refusals :]
+    return len(last) == settings.breaker_refusals and "passed" not in last
 
 
 def close_breaker(state: PolicyState, now: float) -> PolicyState:
     """A person closes it."""
     return replace(state, breaker_closed_at=now)
+
+
+def _statuses(cause: Cause, windows: Sequence[PastWindow], settings: PolicySettings) -> list[Status]:
+    every = [status(window, cause, settings) for window in windows]
+    return [one for one in every if one != "silent"]
+
+
+def _fires(cause: Cause, windows: Sequence[PastWindow], settings: PolicySettings) -> bool:
+    return _statuses(cause, windows, settings)[-settings.fire_of :].count("out") >= settings.fire_windows
+
+
+def _alarmed(cause: Cause, windows: Sequence[PastWindow], before: bool, settings: PolicySettings) -> bool:
+    if not before:
+        return _fires(cause, windows, settings)
+    last = _statuses(cause, windows, settings)[-settings.clear_windows :]
+    return not (len(last) == settings.clear_windows and set(last) == {"clear"})
+
+
+def _enough(reviewed: Reviewed, settings: PolicySettings) -> bool:
+    return reviewed.cells >= settings.min_reviewed_cells and reviewed.patients >= settings.min_reviewed_patients
+
+
+def _block(state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Block | None:
+    """What keeps a due retraining back, the strongest reason first."""
+    starts = [run.started for run in state.runs]
+    blocks: dict[Block, bool] = {
+        "frozen": state.frozen,
+        "running": bool(state.runs) and state.runs[-1].outcome == "running",
+        "breaker": breaker_open(state, settings),
+        "budget": sum(start > now - settings.budget_period_s for start in starts) >= settings.budget_runs,
+        "cooldown": any(start > now - settings.cooldown_s for start in starts),
+        "reviews": not _enough(reviewed, settings),
+    }
+    return next((name for name, holds in blocks.items() if holds), None)
+
+
+def _act(
+    state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed, out: tuple[Cause, ...]
+) -> Decision:
+    block = _block(state, settings, now, reviewed) if state.pending else None
+    told = tuple(word for word in state.told if word not in PAGED_BLOCKS or word == block)
+    state = replace(state, told=told)
+    if state.pending and block is None:
+        run = replace(state, pending=(), runs=(*state.runs, Run(now)))
+        return Decision("retrain", f"{_names(state.pending)} called for it", state.pending, None, run)
+    if block in PAGED_BLOCKS and block not in told:
+        why = f"{_names(state.pending)} calls for retraining, but {_BLOCKED[block]}"
+        return Decision("page", why, state.pending, block, replace(state, told=(*told, block)))
+    if "quality" in state.alarms and "quality" not in told:
+        why = "the service refers, or does not know, more cells than agreed"
+        return Decision("page", why, ("quality",), block, replace(state, told=(*told, "quality")))
+    # Label shift is only label shift while nothing says that the cells themselves changed; advice waits out a freeze.
+    cells_changed = "covariate" in state.alarms or "concept" in state.alarms or "imbalance" in state.pending
+    alone = "label_shift" in state.alarms and not cells_changed
+    if alone and "label_shift" not in told and not state.frozen:
+        why = "the case mix changed and the cells did not: recalibrate the priors"
+        return Decision("recalibrate", why, ("label_shift",), None, replace(state, told=(*told, "label_shift")))
+    if block == "reviews":
+        wanted = f"{settings.min_reviewed_cells} of {settings.min_reviewed_patients} patients"
+        why = f"{_names(state.pending)} calls for retraining: {reviewed.cells} reviewed cells of {reviewed.patients} "
+        return Decision("pending", f"{why}patients, {wanted} are needed", state.pending, block, state)
+    if block is not None:
+        why = f"{_names(state.pending)} calls for retraining, but {_BLOCKED[block]}"
+        return Decision("watch", why, state.pending, block, state)
+    watched = tuple(cause for cause in CAUSES if cause in out or cause in state.alarms)
+    if watched:
+        return Decision("watch", f"{_names(watched)} is out, or was and has not cleared", watched, None, state)
+    return Decision("none", "nothing is out", (), None, state)
+
+
+_BLOCKED: Final[dict[Block, str]] = {
+    "frozen": "a person froze the trigger",
+    "running": "one is running",
+    "breaker": "the breaker is open after refused candidates: a person must close it",
+    "budget": "the budget of this period is spent",
+    "cooldown": "the last one started too recently",
+}
+
+
+def _names(causes: Sequence[Cause]) -> str:
+    return " and ".join(cause.replace("_", " ") for cause in causes)
