@@ -1,0 +1,60 @@
+"""Data sets: one file a set, one small Protocol. A set only names its cells; `training.prepare` decodes and checks them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from service.contract.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SourceCell:
+    """One cell as its source has it, before it is brought to a model's field.
+
+    `image` is the file's bytes; `patient` a stable id or pseudonym, "" when the set names none; `pixel_size_um` is µm per
+    pixel, 0 when unknown; `source` says where it comes from (set and file), for people.
+    """
+
+    image: bytes
+    label: str
+    patient: str
+    site: str
+    stain: str
+    scanner: str
+    pixel_size_um: float
+    source: str
+
+
+class Dataset(Protocol):
+    """A set of labelled cells. `cells` yields them in a stable order and may raise DatasetError."""
+
+    name: str
+    scale_known: bool
+    labels: tuple[str, ...]
+    malignant: tuple[str, ...]
+    notes: list[str]
+
+    def cells(self) -> Iterator[SourceCell]:
+        """Every cell, in an order that does not change between runs."""
+        ...
+
+
+class DatasetError(ConfigError):
+    """A data set is missing, incomplete or not what its loader knows; the message says which file and what to do."""
+
+
+KINDS = ("synthetic", "tecom_wbc", "reviewed")
+
+
+def open_dataset(config: Mapping[str, object]) -> Dataset:
+    """The data set that one entry of `data.sources` in params.yaml describes: {kind: …, options of that kind}.
+
+    Raises ConfigError for an unknown kind or option, DatasetError when the set is not there.
+    """
+    kind = config.get("kind")
+    if kind not in KINDS:
+        raise ConfigError(f"data.sources: kind is {kind!r}, known are {', '.join(KINDS)}")
+    # Imported on demand: a set's own dependencies are needed only where it is used.
+    opener = cast("Callable[[Mapping[str, object]], Dataset]", import_module(f"{__name__}.{kind}").open_dataset)
+    return opener({key: value for key, value in config.items() if key != "kind"})
