@@ -1,0 +1,138 @@
+"""Every metric of the service, built in one function into the registry it is given.
+
+Workers share their metrics through files (PROMETHEUS_MULTIPROC_DIR): counters and histograms are summed, and gauges sum
+over the living. Labels that come from callers pass an allow-list, everything else is `other`.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from service.settings import Settings
+
+OTHER = "other"
+STAGES = ("decode", "queue", "compute", "keep", "journal", "total")
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The service's metrics and the allow-lists of their labels."""
+
+    registry: CollectorRegistry
+    requests: Counter
+    answers: Counter
+    reviews: Counter
+    stage_seconds: Histogram
+    batch_size: Histogram
+    in_work: Gauge
+    queue_depth: Gauge
+    journal_pending: Gauge
+    model_workers: Gauge
+    swaps: Counter
+    failed_loads: Counter
+    ledger_unreachable: Counter
+    store_unreachable: Counter
+    known_sites: frozenset[str] = field(default_factory=frozenset)
+    known_stains: frozenset[str] = field(default_factory=frozenset)
+    known_scanners: frozenset[str] = field(default_factory=frozenset)
+    known_clients: frozenset[str] = field(default_factory=frozenset)
+
+    def answered(
+        self, *, label: str, refer: bool, site: str, stain: str, scanner: str, client: str, version: str
+    ) -> None:
+        """Counts one answer; values that callers choose pass the allow-lists."""
+        self.answers.labels(
+            label=label,
+            refer=str(refer).lower(),
+            site=known(site, self.known_sites),
+            stain=known(stain, self.known_stains),
+            scanner=known(scanner, self.known_scanners),
+            client=known(client, self.known_clients),
+            model_version=version,
+        ).inc()
+
+
+def known(value: str, allowed: Collection[str]) -> str:
+    """`value` where the operator listed it, else `other`: callers must not be able to make time series."""
+    return value if value in allowed else OTHER
+
+
+def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
+    """Builds every metric into `registry`; once a registry."""
+
+    def counter(name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"blastwatch_{name}", text, labels, registry=registry)
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"blastwatch_{name}", text, labels, registry=registry, multiprocess_mode="livesum")
+
+    def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"blastwatch_{name}", text, labels, registry=registry, buckets=buckets)
+
+    return Metrics(
+        registry=registry,
+        requests=counter("requests", "Calls by transport, method and the status sent", "transport", "method", "code"),
+        answers=counter(
+            "answers",
+            "Cells answered, without test traffic",
+            *("label", "refer", "site", "stain", "scanner", "client", "model_version"),
+        ),
+        reviews=counter("reviews", "Reviews taken, without test traffic", "label", "agrees", "sampled"),
+        stage_seconds=histogram("stage_seconds", "Latency of classify by stage, in seconds", SECONDS, "stage"),
+        batch_size=histogram("batch_size", "Cells computed together, one observation a cell", BATCHES),
+        in_work=gauge("in_work", "Cells that were accepted and not yet answered"),
+        queue_depth=gauge("queue_depth", "Cells that wait for a batch"),
+        journal_pending=gauge("journal_pending_bytes", "Journal that the store does not have yet, in bytes"),
+        model_workers=gauge("model_workers", "Workers that serve this model version", "model_version"),
+        swaps=counter("model_swaps", "Times that a worker took another model"),
+        failed_loads=counter("model_failed_loads", "Models that a worker refused to load"),
+        ledger_unreachable=counter("ledger_unreachable", "Times that the ledger could not be read"),
+        store_unreachable=counter("store_unreachable", "Times that the store could not be asked or written"),
+        known_sites=frozenset(settings.known_sites),
+        known_stains=frozenset(settings.known_stains),
+        known_scanners=frozenset(settings.known_scanners),
+        known_clients=frozenset(settings.known_clients),
+    )
+
+
+def expose(registry: CollectorRegistry) -> bytes:
+    """The metrics of all workers as Prometheus text; of `registry` alone outside a multi-process server."""
+    if shared_folder() is None:
+        return generate_latest(registry)
+    everyone = CollectorRegistry()
+    MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+    return generate_latest(everyone)
+
+
+def forget_dead_workers() -> list[int]:
+    """Drops the gauges of workers that are gone and returns their pids: a killed worker cannot take its own down."""
+    folder = shared_folder()
+    if folder is None:
+        return []
+    pids = {int(path.stem.rsplit("_", 1)[1]) for path in folder.glob("*_*.db") if path.stem.rsplit("_", 1)[1].isdigit()}
+    dead = sorted(pid for pid in pids if not _alive(pid))
+    for pid in dead:
+        mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+    return dead
+
+
+def shared_folder() -> Path | None:
+    """Where the workers of one server share their metrics, if they do."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

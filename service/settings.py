@@ -1,0 +1,232 @@
+"""What an operator may set: one class, environment names with the prefix BLASTWATCH_, read once and passed in.
+
+An unknown BLASTWATCH_* name, a value out of its range or two settings that contradict each other stop the start with
+one line that says what to do (`ConfigError`).
+"""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.contract.errors import ConfigError
+
+PREFIX = "BLASTWATCH_"
+FOREIGN = ("BLASTWATCH_DATA",)
+FOREIGN_PREFIXES = ("BLASTWATCH_MONITOR_",)
+SQLITE = "sqlite:///"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Settings of the service. Each field is the environment variable BLASTWATCH_<FIELD IN CAPITALS>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    root: Path = Path()
+    """The folder that relative paths of the other settings start from; default: where the service was started."""
+
+    store_url: str = "sqlite:///var/store.db"
+    """The database of predictions, reviews, ledger and heartbeats, as a SQLAlchemy URL."""
+
+    journal_dir: Path = Path("var/journal")
+    """Answers go here, fsynced, before they leave; a shipper moves them to the store."""
+
+    journal_max_bytes: int = Field(default=256 * 2**20, ge=2**16)
+    """A journal of this size (the store is away for long) refuses work rather than answer off the record."""
+
+    pixels_dir: Path = Path("var/pixels")
+    """Decoded pixels kept for review and training, without metadata."""
+
+    image_retention: Literal["none", "referred_and_sample", "all"] = "referred_and_sample"
+    """Whose pixels are kept: of no cell, of referred cells and a random share of the rest, or of every cell."""
+
+    image_sample: float = Field(default=0.05, ge=0, le=1)
+    """The random share that `referred_and_sample` keeps, chosen by a hash."""
+
+    image_retention_days: int = Field(default=30, ge=1)
+    """Pixels older than this are deleted."""
+
+    key_file: Path = Path("var/keys/pseudonym.key")
+    """The key that turns patient ids into pseudonyms; made on the first start (mode 0600)."""
+
+    models_dir: Path | None = None
+    """Model artifacts, one folder a version; default: models/blastwatch below BENTOML_HOME (var/bentoml)."""
+
+    seed_model: Path | None = None
+    """An artifact folder that is served while the ledger names no model; default: the one inside the Bento, if any."""
+
+    http_host: str = "127.0.0.1"
+    """Where HTTP listens: an IP address."""
+
+    http_port: Port = 3000
+    """The port of HTTP."""
+
+    grpc_host: str = "127.0.0.1"
+    """Where gRPC listens: an IP address."""
+
+    grpc_port: Port = 50051
+    """The port of gRPC."""
+
+    health_host: str = "127.0.0.1"
+    """Where the health-only gRPC server listens: an IP address; the one listener that may leave loopback."""
+
+    health_port: Port = 50052
+    """The port of the health-only server, for probes that cannot present a certificate."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes; each has its own copy of the model."""
+
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads that one worker computes a batch with."""
+
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Cells computed together at most."""
+
+    max_wait_ms: float = Field(default=4.0, ge=0, le=1000)
+    """How long the first cell of a batch waits for company, in milliseconds."""
+
+    max_queue: int = Field(default=256, ge=1)
+    """Cells in work at once in a worker; more are refused as overloaded."""
+
+    max_message_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**30)
+    """The largest image accepted, in bytes."""
+
+    timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    """The deadline of a request that brings none, in seconds."""
+
+    poll_s: float = Field(default=1.0, gt=0, le=60)
+    """How often a worker asks the ledger which model is in production, in seconds."""
+
+    drain_s: float = Field(default=20.0, ge=0, le=3600)
+    """How long requests under way may take to finish when the service stops, in seconds."""
+
+    known_sites: Names = ()
+    """Sites that metrics name (comma-separated); every other one counts as `other`."""
+
+    known_stains: Names = ()
+    """Stains that metrics name (comma-separated)."""
+
+    known_scanners: Names = ()
+    """Scanners that metrics name (comma-separated)."""
+
+    known_clients: Names = ("local",)
+    """Clients that metrics name (comma-separated); `local` is every caller until callers authenticate."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the service logs."""
+
+    @field_validator("known_sites", "known_stains", "known_scanners", "known_clients", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("http_host", "grpc_host", "health_host", mode="after")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value == "localhost":
+            return "127.0.0.1"
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            raise ValueError("must be an IP address, e.g. 127.0.0.1") from None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ports = {"http_port": self.http_port, "grpc_port": self.grpc_port, "health_port": self.health_port}
+        for name, port in ports.items():
+            twins = sorted(other for other, same in ports.items() if same == port and other != name)
+            if twins:
+                raise ValueError(f"{name} and {twins[0]} are both {port}: give each listener a port of its own")
+        if self.max_batch > self.max_queue:
+            raise ValueError(f"max_batch ({self.max_batch}) is above max_queue ({self.max_queue}): raise max_queue")
+        return self
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        """Makes every path absolute at once: BentoML's workers change their folder."""
+        root = self.root.expanduser().absolute()
+        home = Path(os.environ.get("BENTOML_HOME") or "var/bentoml")
+        found = {"root": root, "models_dir": root / (self.models_dir or home / "models" / "blastwatch").expanduser()}
+        for name in ("journal_dir", "pixels_dir", "key_file", "seed_model"):
+            value: Path | None = getattr(self, name)
+            found[name] = None if value is None else root / value.expanduser()
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "store_url", _absolute_url(self.store_url, root))
+        return self
+
+    @property
+    def models(self) -> Path:
+        """Where model artifacts are."""
+        assert self.models_dir is not None  # noqa: S101  (set by _absolute)
+        return self.models_dir
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment and what is passed in; no hidden files."""
+        return init_settings, env_settings
+
+
+def load_settings(**values: object) -> Settings:
+    """Reads the settings from the environment; `values` win over it.
+
+    Raises ConfigError with one line that names the setting and says what to do.
+    """
+    refuse_unknown(os.environ)
+    try:
+        return Settings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError("; ".join(_line(dict(problem)) for problem in error.errors())) from None
+
+
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a BLASTWATCH_* name that nothing reads: a typo must not pass as a setting."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environ):
+        upper = name.upper()  # pydantic reads names whatever their case
+        if not upper.startswith(PREFIX) or upper in FOREIGN or upper.startswith(FOREIGN_PREFIXES):
+            continue
+        if upper not in known:
+            near = difflib.get_close_matches(upper, sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else "see `python -m service --help` for the names"
+            raise ConfigError(f"{name} is not a setting of the service: {hint}")
+
+
+def _line(problem: Mapping[str, object]) -> str:
+    location = problem["loc"]
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if isinstance(location, tuple) and location:
+        return f"{PREFIX}{str(location[0]).upper()} = {problem['input']!r}: {text}"
+    return text
+
+
+def _absolute_url(url: str, root: Path) -> str:
+    """A relative SQLite path becomes absolute below `root`; any other URL stays."""
+    path = url.removeprefix(SQLITE)
+    if path == url or path.startswith((":memory:", "/")) or not path:
+        return url
+    return f"{SQLITE}{(root / path).absolute()}"

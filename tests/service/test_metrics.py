@@ -1,0 +1,80 @@
+"""Metrics: callers cannot make time series, and dead workers leave none behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.metrics import build_metrics, expose, forget_dead_workers
+from service.settings import load_settings
+
+
+def answered(count: int, registry: CollectorRegistry) -> str:
+    metrics = build_metrics(registry, load_settings(known_sites=("site-a",)))
+    for number in range(count):
+        metrics.answered(
+            label="L1",
+            refer=False,
+            site="site-a" if number == 0 else f"site {number}",
+            stain=f"stain {number}",
+            scanner=f"scanner {number}",
+            client="local",
+            version="v",
+        )
+    return expose(registry).decode()
+
+
+def test_values_that_callers_choose_make_no_series() -> None:
+    text = answered(50, CollectorRegistry())
+    series = [line for line in text.splitlines() if line.startswith("blastwatch_answers_total{")]
+    assert len(series) == 2
+    assert any('site="site-a"' in line and line.endswith(" 1.0") for line in series)
+    assert any('site="other"' in line and line.endswith(" 49.0") for line in series)
+
+
+def test_two_builds_into_fresh_registries_do_not_meet() -> None:
+    answered(1, CollectorRegistry())
+    assert 'site="site-a"' in answered(1, CollectorRegistry())
+
+
+WORKER = """
+import os, sys
+from prometheus_client import CollectorRegistry
+from service.metrics import build_metrics
+from service.settings import load_settings
+metrics = build_metrics(CollectorRegistry(), load_settings())
+metrics.in_work.set(3)
+metrics.swaps.inc(2)
+print(os.getpid())
+"""
+
+READER = """
+from prometheus_client import CollectorRegistry
+from service.metrics import expose, forget_dead_workers
+print(forget_dead_workers())
+print(expose(CollectorRegistry()).decode())
+"""
+
+
+def test_workers_are_summed_and_the_gauges_of_the_dead_go(tmp_path: Path) -> None:
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+    def run(program: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+        ).stdout
+
+    pids = sorted(int(run(WORKER)) for _ in range(2))
+    dead, _, text = run(READER).partition("\n")
+    assert dead == str(pids)
+    assert "blastwatch_model_swaps_total 4.0" in text
+    assert "blastwatch_in_work 3.0" not in text
+    assert "blastwatch_in_work 6.0" not in text
+
+
+def test_alone_there_is_nobody_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    assert forget_dead_workers() == []
