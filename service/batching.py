@@ -69,7 +69,7 @@ async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
 class Batcher(Generic[ModelT]):
     """Gathers jobs into batches for `run`, which may use another model each time but one model a batch.
 
-    `run` takes uint8 [n, H, W, 3] and gives the sealed outputs with the model it used (`Registry.compute`). It is called
+    `run` takes uint8 [n, H, W, 3] and gives the sealed outputs with the model it used (`Registry.compute`). It runs
     in `executor`, by default a thread of the batcher's own. `clock` counts seconds and never goes back.
     """
 
