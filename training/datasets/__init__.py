@@ -44,6 +44,9 @@ class DatasetError(ConfigError):
     """A data set is missing, incomplete or not what its loader knows; the message says which file and what to do."""
 
 
+FAB_BLASTS = ("L1", "L2", "L3")
+"""Labels that mean a malignant cell, in sets that use the FAB names."""
+
 KINDS = ("synthetic", "tecom_wbc", "reviewed")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.contract.errors import ConfigError
-from training.datasets import SourceCell
+from training.datasets import FAB_BLASTS, SourceCell
 from training.datasets.smear.dice import Dice, Floats
 from training.datasets.smear.morphology import (
     KIND_NAMES,
@@ -29,8 +29,7 @@ from training.datasets.smear.scanner import CANVAS, SIDE, Scanner, draw_exposure
 from training.datasets.smear.stain import Smear, Stain, draw_smear, optical_density
 from training.datasets.smear.texture import white
 
-LABELS = ("healthy", "L1", "L2", "L3")
-MALIGNANT = ("L1", "L2", "L3")
+LABELS = ("healthy", *FAB_BLASTS)
 HEALTHY_SHARE = 0.12
 """Of a leukemic patient's cells: lymphocytes that are not blasts."""
 SMALL_SHARE = 0.6
@@ -169,7 +168,9 @@ def stream(
 
     `prefix` keeps these patients apart from those of other streams. Raises ConfigError for an unknown site or diagnosis.
     """
-    config = SyntheticConfig(seed=seed, site=site, patients=dict(patients), cells_per_patient=cells_per_patient, prefix=prefix)
+    config = SyntheticConfig(
+        seed=seed, site=site, patients=dict(patients), cells_per_patient=cells_per_patient, prefix=prefix
+    )
     specs = config.plan()
     names = sorted({spec.patient for spec in specs})
     order = np.random.default_rng(_seed(seed, f"{site}:{prefix}:order")).permutation(len(names))
@@ -209,7 +210,7 @@ class Synthetic:
 
     scale_known = True
     labels = LABELS
-    malignant = MALIGNANT
+    malignant = FAB_BLASTS
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config

@@ -1,7 +1,7 @@
 """A parametric smear: one white cell among red cells and platelets, drawn as dye concentrations, stained, and scanned.
 
-    morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
-    stain        dyes, and how a patient's smear took them up
-    render       morphology → concentration of each dye at each pixel
-    scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels
+morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
+stain        dyes, and how a patient's smear took them up
+render       morphology → concentration of each dye at each pixel
+scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels
 """

@@ -288,8 +288,12 @@ def draw_morphology(kind: npt.NDArray[np.int64], patient: Individual, dice: Dice
         nucleolus_contrast=figure("nucleolus_contrast") * np.exp(dice.normal(0.0, 0.2)),
         basophilia=np.clip(drawn("basophilia") * patient.basophilia, 0.08, None),
         halo=dice.uniform(0.0, 0.5),
-        vacuoles=_spots(dice, VACUOLES, figure("vacuoles"), 0.35 * diameter / 2, 0.9 * diameter / 2, dice.uniform(0.35, 0.6)),
-        granules=_spots(dice, GRANULES, figure("granules"), 0.5 * radius, 0.85 * diameter / 2, dice.uniform(0.18, 0.28)),
+        vacuoles=_spots(
+            dice, VACUOLES, figure("vacuoles"), 0.35 * diameter / 2, 0.9 * diameter / 2, dice.uniform(0.35, 0.6)
+        ),
+        granules=_spots(
+            dice, GRANULES, figure("granules"), 0.5 * radius, 0.85 * diameter / 2, dice.uniform(0.18, 0.28)
+        ),
     )
 
 

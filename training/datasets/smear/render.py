@@ -17,9 +17,7 @@ _TRIES = 44
 PLATELETS = 3
 
 
-def draw_concentrations(
-    cells: Morphology, smear: Smear, dice: Dice, coarse: Spectrum, fine: Spectrum
-) -> Image32:
+def draw_concentrations(cells: Morphology, smear: Smear, dice: Dice, coarse: Spectrum, fine: Spectrum) -> Image32:
     """Cells [n] on their smears [n] → dye concentrations, float32 [n, len(DYES), CANVAS, CANVAS].
 
     `coarse` and `fine` are white spectra [n, …] for texture; positions of everything around the cell come from `dice`.
@@ -171,7 +169,10 @@ def _platelets(dyes: Image32, cells: Morphology, smear: Smear, centre: Floats, d
     n = len(cells.diameter)
     spots = dice.uniform(-10.5, 10.5, 2 * PLATELETS).reshape(n, PLATELETS, 2)
     radius = dice.uniform(0.9, 1.5, PLATELETS)
-    clear = np.hypot(spots[:, :, 0] - centre[:, :1], spots[:, :, 1] - centre[:, 1:]) > (cells.diameter / 2)[:, None] + radius
+    clear = (
+        np.hypot(spots[:, :, 0] - centre[:, :1], spots[:, :, 1] - centre[:, 1:])
+        > (cells.diameter / 2)[:, None] + radius
+    )
     present = clear & dice.happens((smear.platelets / PLATELETS)[:, None], PLATELETS)
     rows, _ = np.nonzero(present)
     middle = (CANVAS - 1) / 2
@@ -183,6 +184,14 @@ def _platelets(dyes: Image32, cells: Morphology, smear: Smear, centre: Floats, d
         return np.asarray(np.exp(-r2 * r2 * 1.2) * (1 + 0.25 * np.sin(dx * 1.7) * np.sin(dy * 1.9)), dtype=np.float32)
 
     dots = np.zeros((n, CANVAS, CANVAS), dtype=np.float32)
-    stamp(dots, rows, spots[present][:, 0] / PIXEL_UM + middle, spots[present][:, 1] / PIXEL_UM + middle, 28, fuzzy, np.maximum)
+    stamp(
+        dots,
+        rows,
+        spots[present][:, 0] / PIXEL_UM + middle,
+        spots[present][:, 1] / PIXEL_UM + middle,
+        28,
+        fuzzy,
+        np.maximum,
+    )
     dyes[:, 0] += 0.22 * dots
     dyes[:, 3] += 0.25 * dots

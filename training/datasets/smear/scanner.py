@@ -76,9 +76,7 @@ def draw_exposure(scanner: Scanner, balance: Floats, dice: Dice) -> Exposure:
     )
 
 
-def expose(
-    density: Image32, scanner: Scanner, exposure: Exposure, noise: Image32
-) -> npt.NDArray[np.uint8]:
+def expose(density: Image32, scanner: Scanner, exposure: Exposure, noise: Image32) -> npt.NDArray[np.uint8]:
     """Optical density [n, 3, CANVAS, CANVAS] and white noise [n, 3, SIDE, SIDE] → RGB, uint8 [n, SIDE, SIDE, 3]."""
     # Blur and the unsharp mask are linear: one transfer function, one Fourier round trip.
     square = frequencies(CANVAS) ** 2 * np.float32(-2 * np.pi**2)
@@ -97,7 +95,9 @@ def expose(
     light *= exposure.light.astype(np.float32)[:, :, None, None]
 
     curve = (np.arange(_LEVELS, dtype=np.float64) / (_LEVELS - 1)) ** (1 / scanner.gamma)
-    picture = curve.astype(np.float32)[(np.clip(light, 0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.int32)]
+    picture = curve.astype(np.float32)[
+        (np.clip(light, 0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.int32)
+    ]
     if scanner.saturation != 1:
         grey = (picture[:, 0] * 0.299 + picture[:, 1] * 0.587 + picture[:, 2] * 0.114)[:, None]
         picture = grey + (picture - grey) * np.float32(scanner.saturation)
