@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Split:
-    """A file's whole payloads in order; bytes that are lost before or between them, and after the last one (a torn end)."""
+    """A file's whole payloads in order, the bytes lost before and between them, and those after the last (a torn end)."""
 
     payloads: tuple[bytes, ...]
     damaged: int
@@ -57,7 +57,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(payload: bytes) -> Entry:
-    """The entry of a whole payload. Raises ValueError when another release wrote it in a form that is not known here."""
+    """The entry of a whole payload. Raises ValueError for a form that only another release knows."""
     try:
         kind, values = json.loads(payload)
         if kind == "prediction":

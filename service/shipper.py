@@ -45,7 +45,8 @@ class Shipper:
 
     A file with an entry that cannot be read, or that the store refuses, is moved to `root/rejected/` once its other
     entries are shipped: nothing that was answered is deleted unread. `on_store_away` is called for each round in which
-    the store cannot be reached; `at` at the named points ship (the store has the entries) and truncate (the file is gone).
+    the store cannot be reached; `at` is called at the named points ship (the store has the entries) and truncate (the
+    file is removed).
     """
 
     def __init__(
@@ -91,8 +92,7 @@ class Shipper:
             # Only when the store takes files: an outage must not leave thousands of small ones.
             self._journal.seal()
             self._ship_sealed()
-            for folder in self._folders():
-                self._adopt(folder)
+            self._adopt_orphans()
         except (StoreUnavailable, OSError) as error:
             self._failures += 1
             if self._failures == 1:
@@ -114,6 +114,17 @@ class Shipper:
         for segment in self._journal.sealed():
             self._move(segment.path, segment.length, torn_end=False)
             self._journal.forget(segment)
+
+    def _adopt_orphans(self) -> None:
+        trouble: OSError | None = None
+        for folder in self._folders():
+            try:
+                self._adopt(folder)
+            except OSError as error:
+                # One folder that cannot be read must not keep the others waiting.
+                trouble = error
+        if trouble is not None:
+            raise trouble
 
     def _adopt(self, folder: Path) -> None:
         """Ship the folder of a worker that is gone, and remove it."""
