@@ -1,0 +1,318 @@
+"""Each planted fault is refused for its own reason and no other, and only because its check is in the list."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from service.contract.errors import ConfigError, NotFound
+from service.contract.files import sha256_file
+from service.contract.predictor import Predictor
+from tests.support import evidence as fixture
+from tests.support.artifacts import tiny_artifact
+from tests.support.images import smear
+from training import gate, gate_checks
+from training.evidence import Evidence, Outcome, bound
+from training.figures import Flags
+from training.gate import judge, load_champion, report, rescore
+from training.gate_checks import CHECKS, Check
+
+Fault = Callable[[Evidence], Evidence]
+
+
+def refusals(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.name for outcome in outcomes if outcome.state == "refused"]
+
+
+def at(evidence: Evidence, site: str) -> Flags:
+    there: Flags = evidence.site == site
+    return there
+
+
+FAULTS: list[tuple[Check, str, Fault]] = [
+    (
+        gate_checks.sensitivity,
+        "sensitivity",
+        lambda good: fixture.instead(good, fixture.spread(good.label > 0, 0.12), 0),
+    ),
+    (
+        gate_checks.specificity,
+        "specificity",
+        lambda good: fixture.instead(good, fixture.spread(good.label == 0, 0.12), 1),
+    ),
+    (
+        gate_checks.balanced_accuracy,
+        "balanced accuracy",
+        lambda good: fixture.calling(good, fixture.confused(good.label, 0.3)),
+    ),
+    (
+        gate_checks.calibration,
+        "calibration",
+        lambda good: replace(good, candidate=fixture.probabilities(good.called, 0.6)),
+    ),
+    (
+        gate_checks.slices,
+        "sensitivity at site-b",
+        lambda good: fixture.instead(good, fixture.spread((good.label > 0) & at(good, "site-b"), 0.18), 0),
+    ),
+    (
+        gate_checks.slices,
+        "specificity at site-a",
+        lambda good: fixture.instead(good, fixture.spread((good.label == 0) & at(good, "site-a"), 0.18), 1),
+    ),
+    (
+        gate_checks.non_inferiority,
+        "non-inferiority",
+        lambda good: replace(
+            fixture.calling(good, fixture.confused(good.label, 0.1)), champion=fixture.probabilities(good.label, 0.9)
+        ),
+    ),
+    (
+        gate_checks.shortcut,
+        "shortcut",
+        lambda good: replace(good, shortcut=fixture.confused(good.label, 0.06)),
+    ),
+    (
+        gate_checks.patients_apart,
+        "patients apart",
+        # The split's unit differs, so that only the patient's own name gives it away.
+        lambda good: fixture.with_cells(good, patient=str(good.unit[0])),
+    ),
+    (
+        gate_checks.patients_apart,
+        "patients apart",
+        lambda good: fixture.with_cells(good, unit="patient-92", patient=""),
+    ),
+    (
+        gate_checks.duplicates_apart,
+        "duplicates apart",
+        lambda good: fixture.with_cells(good, picture="test-7"),
+    ),
+    (
+        gate_checks.frozen_test_kept,
+        "frozen test set kept",
+        lambda good: replace(fixture.with_cells(good, unit="patient-94"), frozen=good.frozen | {"patient-94"}),
+    ),
+    (
+        gate_checks.export_parity,
+        "export parity",
+        lambda good: fixture.exported(good, max_abs_probability_difference=2e-4),
+    ),
+    (
+        gate_checks.export_parity,
+        "export parity",
+        lambda good: fixture.exported(good, onnx_sha256="cd" * 32),
+    ),
+    (gate_checks.latency, "latency", lambda good: fixture.exported(good, latency_ms_p50_batch1=400.0)),
+    (gate_checks.size, "size", lambda good: fixture.exported(good, model_bytes=10**9)),
+    (
+        gate_checks.hyperparameters,
+        "hyperparameters",
+        lambda good: fixture.with_parameters(good, train={"epochs": 51}),
+    ),
+    (
+        gate_checks.hyperparameters,
+        "hyperparameters",
+        lambda good: fixture.with_parameters(good, model={"cell": "gru", "attention": True}),
+    ),
+    (gate_checks.labels, "labels", lambda good: replace(good, labels=("healthy", "L1", "L3", "L2"))),
+    (gate_checks.labels, "labels", lambda good: replace(quiet(good), malignant=("L1", "L2"))),
+    (
+        gate_checks.field,
+        "field",
+        lambda good: fixture.with_parameters(good, field={**fixture.FIELD, "field_um": 30.0}),
+    ),
+    (
+        gate_checks.intended_use,
+        "intended use",
+        lambda good: fixture.with_parameters(good, package={"intended_use": "Diagnosis without a reader."}),
+    ),
+]
+
+
+def quiet(good: Evidence) -> Evidence:
+    """The same candidate, but no L3 cell is called L1 or L2: with L3 healthy, that would cost specificity too."""
+    called = np.where(good.label == 3, 3, good.called)
+    called = np.where((called == 3) & (good.label < 3), good.label, called).astype(np.int64)
+    return fixture.calling(good, called)
+
+
+@pytest.fixture(scope="module")
+def good() -> Evidence:
+    return fixture.good()
+
+
+def test_a_good_candidate_passes_every_check(good: Evidence) -> None:
+    outcomes = judge(good)
+    assert refusals(outcomes) == []
+    assert {outcome.state for outcome in outcomes} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "fault"), FAULTS, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(FAULTS)]
+)
+def test_a_planted_fault_is_refused_for_that_reason_alone_and_passes_without_its_check(
+    check: Check, name: str, fault: Fault, good: Evidence
+) -> None:
+    spoiled = fault(good)
+    assert refusals(judge(spoiled)) == [name]
+    assert refusals(judge(spoiled, [other for other in CHECKS if other is not check])) == []
+
+
+def test_every_check_has_a_planted_fault() -> None:
+    assert {check for check, _, _ in FAULTS} == set(CHECKS)
+
+
+def test_a_refusal_lists_every_reason_with_the_measured_and_the_required_figure(good: Evidence) -> None:
+    spoiled = fixture.exported(good, model_bytes=10**9, latency_ms_p50_batch1=400.0)
+    result = report(judge(spoiled), candidate="ab" * 32, champion=None)
+    assert result["decision"] == "refused"
+    reasons = result["reasons"]
+    assert isinstance(reasons, list)
+    assert len(reasons) == 2
+    assert "400" in reasons[0] and "50" in reasons[0] and reasons[0].startswith("latency")
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_reasons_name_no_patient(good: Evidence) -> None:
+    spoiled = fixture.with_cells(good, patient=str(good.unit[0]))
+    result = report(judge(spoiled), candidate="", champion=None)
+    assert result["reasons"]
+    assert "patient-" not in json.dumps(result["reasons"])
+
+
+def test_without_a_champion_non_inferiority_is_not_applicable_and_says_so(good: Evidence) -> None:
+    outcomes = judge(replace(good, champion=None, no_champion="no model is in production yet"))
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    assert refusals(outcomes) == []
+    assert by_name["non-inferiority"].state == "not applicable"
+    assert by_name["non-inferiority"].reason == "no model is in production yet"
+
+
+def test_a_small_site_is_not_applicable_rather_than_passed(good: Evidence) -> None:
+    tiny = np.where(np.isin(good.unit, ["patient-00", "patient-15"]), "site-c", good.site)
+    states = {outcome.name: outcome for outcome in judge(replace(good, site=tiny))}
+    for name in ("sensitivity at site-c", "specificity at site-c"):
+        assert states[name].state == "not applicable"
+        assert "20 cells of 1 patients" in states[name].reason
+
+
+def test_a_set_without_malignant_labels_has_no_malignant_figures_and_is_refused_for_its_labels(good: Evidence) -> None:
+    outcomes = judge(replace(good, malignant=()))
+    states = {outcome.name: outcome.state for outcome in outcomes}
+    assert states["sensitivity"] == states["specificity"] == "not applicable"
+    assert refusals(outcomes) == ["labels"]
+
+
+@pytest.mark.parametrize("missing", ["max_abs_probability_difference", "latency_ms_p50_batch1", "model_bytes"])
+@pytest.mark.parametrize("value", [None, float("nan"), "3", True])
+def test_a_figure_that_was_not_measured_never_passes(good: Evidence, missing: str, value: object) -> None:
+    assert len(refusals(judge(fixture.exported(good, **{missing: value})))) == 1
+
+
+def test_a_label_without_test_cells_is_refused_rather_than_left_out_of_the_mean(good: Evidence) -> None:
+    kept = good.label != 3
+    assert good.champion is not None
+    smaller = replace(
+        good,
+        label=good.label[kept],
+        unit=good.unit[kept],
+        site=good.site[kept],
+        candidate=good.candidate[kept],
+        champion=good.champion[kept],
+        shortcut=good.shortcut[kept],
+    )
+    assert refusals(judge(smaller)) == ["balanced accuracy"]
+
+
+def test_resampling_patients_is_what_makes_a_lucky_few_insufficient(good: Evidence) -> None:
+    """Better than the shortcut on the cells of three patients only: certain by cells, not by patients."""
+    lucky = np.isin(good.unit, [f"patient-{n}" for n in (12, 24, 36)])
+    shortcut = np.where(lucky, (good.label + 1) % 4, good.called).astype(np.int64)
+    by_patients = replace(good, shortcut=shortcut)
+    by_cells = replace(by_patients, unit=np.array([f"cell-{i}" for i in range(len(good.unit))]))
+    required = good.plan.shortcut.margin - 0.03
+    lower_of_patients, lower_of_cells = by_patients.gain_over(shortcut), by_cells.gain_over(shortcut)
+    assert lower_of_patients is not None and lower_of_cells is not None
+    assert lower_of_patients < required < lower_of_cells
+
+
+@pytest.mark.parametrize(
+    ("measured", "upper", "state"),
+    [(0.9, False, "passed"), (0.8999, False, "refused"), (0.9, True, "passed"), (0.9001, True, "refused")],
+)
+def test_a_bound_is_met_at_its_very_value(measured: float, upper: bool, state: str) -> None:
+    assert bound("x", measured, 0.9, "x", upper=upper).state == state
+
+
+def test_the_champion_is_scored_on_the_pixels_at_hand_in_the_candidates_order_of_labels(tmp_path: Path) -> None:
+    artifact = tiny_artifact(tmp_path / "model", labels=("L3", "healthy", "L1", "L2"), malignant=("L1", "L2", "L3"))
+    champion = Predictor(artifact)
+    pixels = np.stack([smear(seed=i, size=32) for i in range(70)])
+    field = {"height": 32, "width": 32, "field_um": 20.0}
+    scores, why = rescore(champion, pixels, fixture.LABELS, field)
+    assert why == ""
+    assert scores is not None
+    np.testing.assert_array_equal(scores, champion.predict(pixels).probabilities[:, [1, 2, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "field_um", "word"),
+    [(("neutrophil", "lymphocyte"), 20.0, "answers"), (fixture.LABELS, 30.0, "field")],
+)
+def test_a_champion_that_answers_another_question_is_no_champion(
+    tmp_path: Path, labels: tuple[str, ...], field_um: float, word: str
+) -> None:
+    champion = Predictor(tiny_artifact(tmp_path / "model"))
+    scores, why = rescore(
+        champion, np.zeros((1, 32, 32, 3), np.uint8), labels, {"height": 32, "width": 32, "field_um": field_um}
+    )
+    assert scores is None
+    assert word in why
+
+
+def test_a_champion_that_the_model_store_lacks_stops_the_gate(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="BLASTWATCH_MODELS_DIR"):
+        load_champion("ab" * 16, tmp_path)
+
+
+def prepared(folder: Path, pictures: dict[str, bytes], split: pd.DataFrame, manifest: pd.DataFrame) -> None:
+    (folder / "cells").mkdir(parents=True)
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+    split.to_parquet(folder / "split.parquet")
+    manifest.to_parquet(folder / "manifest.parquet")
+
+
+def test_split_integrity_is_read_off_the_files_not_off_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files with different names and the same bytes are the same picture."""
+    rows = pd.DataFrame({"path": ["cells/a.png", "cells/b.png"], "unit": ["u1", "u2"]})
+    monkeypatch.setattr(gate, "PREPARED", tmp_path / "prepared")
+    prepared(
+        tmp_path / "prepared",
+        {"cells/a.png": b"same", "cells/b.png": b"same"},
+        rows.assign(split=["train", "test"]),
+        rows.assign(patient=["p1", ""]),
+    )
+    cells = gate.cells_of_splits()
+    assert cells["patient"].tolist() == ["p1", ""]
+    assert set(cells["picture"]) == {sha256_file(tmp_path / "prepared/cells/a.png")}
+    outcome = next(gate_checks.duplicates_apart(SimpleNamespace(cells=cells)))  # type: ignore[arg-type]
+    assert outcome.state == "refused"
+
+
+def test_a_split_of_another_manifest_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame({"path": ["cells/a.png"], "unit": ["u1"]})
+    monkeypatch.setattr(gate, "PREPARED", tmp_path / "prepared")
+    prepared(
+        tmp_path / "prepared", {"cells/a.png": b"a"}, rows.assign(split="train"), rows.assign(unit="u2", patient="")
+    )
+    with pytest.raises(ConfigError, match=r"manifest\.parquet lacks"):
+        gate.cells_of_splits()

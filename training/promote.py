@@ -1,0 +1,161 @@
+"""Stage `promote`: put a candidate that passed the gate in production, as far as the change plan lets a program do it.
+
+The only stage with effects outside the pipeline: it imports the artifact into the BentoML model store and appends
+ledger rows. Each step is done only where it is not done yet, so that it can be run again after an end at any point.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contract.artifact import MODEL, Artifact, FolderModelStore, read_artifact
+from service.contract.errors import CommandParser, ConfigError, Conflict, LedgerError, NotFound, run_command
+from service.contract.ledger import Ledger
+from training.change_plan import ChangePlan, load_plan
+from training.io import read_json
+from training.places import ARTIFACT, CHAMPION, GATE, MODEL_NAME, bentoml_home, store_url
+
+AUTOMATIC = "change plan (automatic)"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the pipeline made, what the gate said of it, and what it was compared with."""
+
+    artifact: Artifact
+    gate: Mapping[str, object]
+    """reports/gate.json"""
+    champion: str | None
+    """The version that was in production when the gate ran."""
+
+
+def promote(candidate: Candidate, plan: ChangePlan, ledger: Ledger, keep: Callable[[Artifact], None]) -> str:
+    """Take the candidate as far towards production as gate, change plan and ledger allow; `keep` stores its artifact.
+
+    Returns:
+        What happened, for the person who reads the log.
+
+    Raises:
+        ConfigError: the gate's report is about another model.
+        LedgerError: the gate refused; the message lists every reason.
+        Conflict: the model in production is not the one that the candidate was compared with.
+        ArtifactError: the model store has damaged files under this version.
+    """
+    version = candidate.artifact.version
+    _check_same_model(candidate)
+    reasons = _reasons(candidate.gate)
+    if ledger.production() == version:
+        keep(candidate.artifact)
+        return f"model {version} is in production already" + _warning(reasons)
+    if not ledger.is_registered(version):
+        _register(candidate.artifact, ledger)
+    _record_gate(candidate, reasons, ledger)
+    if reasons:
+        raise LedgerError(f"the gate refused model {version}: {'; '.join(reasons)}. Production is unchanged")
+    _check_champion(candidate, ledger)
+    keep(candidate.artifact)
+    if not _approved(version, plan, ledger):
+        return (
+            f"model {version} passed the gate and waits for a person's approval. To give it:\n"
+            f"  python -m service.contract.ledger approve {version} --by ROLE\n  dvc repro promote"
+        )
+    ledger.promote(version, candidate.champion)
+    return f"model {version} is in production" + (f", in place of {candidate.champion}" if candidate.champion else "")
+
+
+def import_model(artifact: Artifact, home: Path) -> None:
+    """Import the artifact into BentoML's model store below `home`, named by its version, unless it is there already.
+
+    Raises:
+        ArtifactError: something else is there under this version.
+    """
+    store = FolderModelStore(home / "models" / MODEL_NAME)
+    with contextlib.suppress(NotFound):
+        read_artifact(store.path(artifact.version), expect_version=artifact.version)
+        return
+    # BentoML reads its home folder when it is imported, which takes seconds that a no-op should not pay.
+    os.environ["BENTOML_HOME"] = str(home)
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+    import bentoml
+
+    manifest = artifact.manifest
+    labels = {"dataset_revision": manifest.dataset_revision, "code_revision": manifest.code_revision}
+    with bentoml.models.create(f"{MODEL_NAME}:{artifact.version}", labels=labels) as model:
+        shutil.copytree(artifact.path, model.path, dirs_exist_ok=True)
+    read_artifact(store.path(artifact.version), expect_version=artifact.version)
+
+
+def _check_same_model(candidate: Candidate) -> None:
+    judged, packaged = candidate.gate.get("candidate"), candidate.artifact.manifest.files[MODEL]
+    if judged != packaged:
+        raise ConfigError(f"the gate judged {judged}, but {packaged} was packaged: run `dvc repro`")
+
+
+def _reasons(gate: Mapping[str, object]) -> list[str]:
+    """Why the gate refused; empty when it passed. An unknown decision is a refusal."""
+    if gate.get("decision") == "passed":
+        return []
+    reasons = gate.get("reasons")
+    return [str(reason) for reason in reasons] if isinstance(reasons, list) and reasons else ["no reason given"]
+
+
+def _warning(reasons: list[str]) -> str:
+    return f", but the gate would refuse it now: {'; '.join(reasons)}" if reasons else ""
+
+
+def _register(artifact: Artifact, ledger: Ledger) -> None:
+    manifest = artifact.manifest
+    ledger.append(
+        "registered",
+        version=artifact.version,
+        model_sha256=manifest.files[MODEL],
+        dataset_revision=manifest.dataset_revision,
+        code_revision=manifest.code_revision,
+        created=manifest.created,
+    )
+
+
+def _record_gate(candidate: Candidate, reasons: list[str], ledger: Ledger) -> None:
+    kind = "gate_refused" if reasons else "gate_passed"
+    body = {"version": candidate.artifact.version, "champion": candidate.champion, "reasons": reasons}
+    if body not in [row.body for row in ledger.rows(kind)]:
+        ledger.append(kind, **body)
+
+
+def _check_champion(candidate: Candidate, ledger: Ledger) -> None:
+    production = ledger.production()
+    if production != candidate.champion:
+        raise Conflict(
+            f"production is {production or 'empty'}, but model {candidate.artifact.version} was compared with "
+            f"{candidate.champion or 'no model'}: run `dvc repro` to compare it with what is in production now"
+        )
+
+
+def _approved(version: str, plan: ChangePlan, ledger: Ledger) -> bool:
+    """Whether the approval that the change plan asks for is there; an automatic one is given here.
+
+    A rollback was a person's decision: only a person takes it back, whatever the plan says.
+    """
+    if ledger.is_approved(version):
+        return True
+    if plan.approval == "person" or ledger.needs_approval(version):
+        return False
+    ledger.approve(version, by=AUTOMATIC)
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Promote build/artifact if reports/gate.json and change_plan.yaml allow it; does nothing twice."""
+    CommandParser(prog="python -m training.promote", description=main.__doc__).parse_args(argv)
+    champion = read_json(CHAMPION).get("version")
+    candidate = Candidate(read_artifact(ARTIFACT), read_json(GATE), None if champion is None else str(champion))
+    home = bentoml_home()
+    print(promote(candidate, load_plan(), Ledger(store_url()), lambda artifact: import_model(artifact, home)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
