@@ -102,17 +102,16 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
         top, left = max(0, (height - field.height) // 2), max(0, (width - field.width) // 2)
         resampled = rgb[top : top + field.height, left : left + field.width]
     else:
-        (rows, top, bottom), (columns, left, right) = (
-            _axis(height, field.height, factor),
-            _axis(width, field.width, factor),
-        )
+        high, top, bottom = _axis(height, field.height, factor)
+        wide, left, right = _axis(width, field.width, factor)
         # Pillow widens its kernel when it shrinks, so fine texture is averaged rather than aliased.
         resampled = np.asarray(
-            Image.fromarray(rgb).resize((columns, rows), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+            Image.fromarray(rgb).resize((wide, high), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         )
     if resampled.shape[:2] == (field.height, field.width):
-        return np.array(resampled)
-    return resampled[_reflected(resampled.shape[0], field.height)][:, _reflected(resampled.shape[1], field.width)]
+        return np.array(resampled, order="C")
+    rows, columns = _reflected(resampled.shape[0], field.height), _reflected(resampled.shape[1], field.width)
+    return np.ascontiguousarray(resampled[rows[:, None], columns])
 
 
 def load_field(data: bytes, field: Field, pixel_size_um: float) -> Pixels:

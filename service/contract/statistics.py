@@ -30,17 +30,20 @@ def statistics(pixels: Pixels) -> dict[str, float]:
     saturation  mean over the stained area, 0…1
     Stained is what has a saturation above 0.15; without any, hue and saturation are 0.
     """
-    rgb: Floats = pixels.astype(np.float32) / np.float32(255)
-    luma: Floats = rgb @ _LUMA
+    # One plane a channel: numpy is several times faster along long axes than along an axis of three.
+    red, green, blue = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+    luma: Floats = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
     variance = float(luma.var())
-    highest, lowest = rgb.max(axis=2), rgb.min(axis=2)
+    highest = np.maximum(np.maximum(red, green), blue)
+    lowest = np.minimum(np.minimum(red, green), blue)
     saturation = (highest - lowest) / np.maximum(highest, np.float32(_EPSILON))
-    stained = saturation > STAINED_SATURATION
+    stained = (saturation > STAINED_SATURATION).astype(np.float32)
+    area = float(stained.sum())
     hue, mean_saturation = 0.0, 0.0
-    if stained.any():
-        red, green, blue = rgb[stained].mean(axis=0, dtype=np.float64)
-        hue = math.atan2(math.sqrt(3) / 2 * (green - blue), red - (green + blue) / 2) / math.tau
-        mean_saturation = float(saturation[stained].mean(dtype=np.float64))
+    if area:
+        r, g, b = (float(np.vdot(plane, stained)) / area for plane in (red, green, blue))
+        hue = math.atan2(math.sqrt(3) / 2 * (g - b), r - (g + b) / 2) / math.tau
+        mean_saturation = float(np.vdot(saturation, stained)) / area
     return {
         "brightness": float(luma.mean()),
         "contrast": math.sqrt(variance),
@@ -57,5 +60,5 @@ def statistics_array(pixels: Pixels) -> Floats:
 
 
 def _laplacian_variance(luma: Floats) -> float:
-    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - np.float32(4) * luma[1:-1, 1:-1]
     return float(laplacian.var())

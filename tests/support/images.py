@@ -1,8 +1,10 @@
 """Small pictures that look a little like a smear: a pale background, pink discs, one purple disc in the middle."""
 
 import io
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from service.contract.image import Pixels
@@ -24,7 +26,7 @@ def smear(seed: int = 0, size: int = 32) -> Pixels:
     return noise
 
 
-def encoded(pixels: Pixels, kind: str = "PNG", **options: object) -> bytes:
+def encoded(pixels: npt.NDArray[Any], kind: str = "PNG", **options: object) -> bytes:
     """Pixels [h, w, 3] (or [h, w], [h, w, 4]) as a file of that kind, written by Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=kind, **options)
