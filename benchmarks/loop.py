@@ -1,7 +1,7 @@
 """How long the loop takes on this machine: `python -m benchmarks.loop [--with-make]`.
 
-Clones the last commit to a temporary folder, so that nothing cached helps, and times `dvc repro` from nothing and with nothing to
-do; with `--with-make` also `make test` and `make demo` in this folder. Writes `benchmarks/results/loop.md`.
+Clones the last commit to a temporary folder, so that nothing cached helps, and times `dvc repro` from nothing and with
+nothing to do; with `--with-make` also `make test` and `make demo` in this folder. Writes `benchmarks/results/loop.md`.
 """
 
 import argparse

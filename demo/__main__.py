@@ -25,9 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m demo",
-        description="Once round the loop: train, serve, drift, review, retrain, promote, compare. About ten minutes on two cores.",
+        description="Once round the loop: train, serve, drift, review, retrain, promote, compare. Ten minutes or so.",
     )
-    parser.add_argument("--root", type=Path, default=Path("var/demo"), help="workspace, emptied at the start (default: %(default)s)")
+    parser.add_argument(
+        "--root", type=Path, default=Path("var/demo"), help="workspace, emptied at the start (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
                 story.say(f"ended {swept} processes that an earlier demo had left")
             if taken := workspace.ports.taken():
                 ports = ", ".join(f"{port} ({name})" for name, port in taken)
-                raise ConfigError(f"in use on this machine: port {ports}; stop what listens there and run the demo again")
+                raise ConfigError(
+                    f"in use on this machine: port {ports}; stop what listens there and run the demo again"
+                )
             for note in lay(workspace, source):
                 story.say(f"note: {note}")
             outcome = go_round(workspace, story)

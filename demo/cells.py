@@ -26,7 +26,9 @@ def new_site_cells(site: str = NEW_SITE, seed: int = 102) -> list[SourceCell]:
 
 def trickle_cells(seed: int = 103) -> list[SourceCell]:
     """Cells that keep coming while the pipeline runs."""
-    return synthetic.stream(NEW_SITE, seed=seed, patients=TRICKLE_MIX, cells_per_patient=CELLS_PER_PATIENT, prefix="trickle")
+    return synthetic.stream(
+        NEW_SITE, seed=seed, patients=TRICKLE_MIX, cells_per_patient=CELLS_PER_PATIENT, prefix="trickle"
+    )
 
 
 def judging_cells(site: str, seed: int) -> list[SourceCell]:

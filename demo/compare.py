@@ -1,4 +1,4 @@
-"""Both models on the same unseen cells: balanced accuracy before and after, and a patient-bootstrap interval of the gain."""
+"""Both models on the same unseen cells, and a patient-bootstrap interval of what was gained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from service.contract.artifact import read_artifact
+from service.contract.errors import InvalidRequest
 from service.contract.image import load_field
 from service.contract.predictor import Predictor
+from training.bootstrap import confusions, interval, patient_weights
 from training.datasets import SourceCell
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Balanced accuracies (mean of the class sensitivities) in 0–1; the interval is the 95 % bootstrap interval of the gain."""
+    """Balanced accuracies (mean of the class sensitivities) in 0–1, and the 95 % bootstrap interval of the gain."""
 
     before: float
     after: float
@@ -42,39 +42,35 @@ def predicted(model: Path, cells: Sequence[SourceCell], batch: int = 64) -> list
     return [labels[k] for k in np.concatenate(answers)]
 
 
-def compare(before: Path, after: Path, cells: Sequence[SourceCell], *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Score both artifacts on `cells`; patients are resampled, within the class that most of their cells have."""
+def compare(
+    before: Path, after: Path, cells: Sequence[SourceCell], *, resamples: int = 2000, seed: int = 0
+) -> Comparison:
+    """Score both artifacts on `cells`; patients are resampled within their class, the same draws for both."""
     labels = sorted({cell.label for cell in cells})
-    patients = sorted({cell.patient for cell in cells})
     truth = np.array([labels.index(cell.label) for cell in cells])
-    owner = np.array([patients.index(cell.patient) for cell in cells])
-    right = np.stack([np.array(predicted(model, cells)) == np.array([c.label for c in cells]) for model in (before, after)])
-
-    total = _per_patient(np.ones(len(cells)), owner, truth, len(patients), len(labels))
-    hits = np.stack([_per_patient(row.astype(float), owner, truth, len(patients), len(labels)) for row in right])
-    stratum = total.argmax(1)
-    rng = np.random.default_rng(seed)
-    draws = np.concatenate(
-        [rng.choice(np.flatnonzero(stratum == s), (resamples, int((stratum == s).sum()))) for s in np.unique(stratum)], axis=1
-    )  # (resamples, patients)
-    sums = total[draws].sum(1)  # (resamples, classes)
-    with np.errstate(invalid="ignore"):
-        scores = np.nanmean(hits[:, draws].sum(2) / sums, axis=2)  # (2, resamples)
-    low, high = np.quantile(scores[1] - scores[0], [0.025, 0.975])
-    whole = (hits.sum(1) / total.sum(0)).mean(1)
+    patient = np.array([cell.patient for cell in cells])
+    weight = patient_weights(patient, truth, len(labels), draws=resamples, seed=seed)
+    ones = np.ones((1, len(cells)), dtype=np.float32)
+    whole, drawn = [], []
+    for model in (before, after):
+        called = np.array([labels.index(name) for name in predicted(model, cells)])
+        whole.append(_balanced(confusions(ones, truth, called, len(labels)))[0])
+        drawn.append(_balanced(confusions(weight, truth, called, len(labels))))
+    span = interval(drawn[1] - drawn[0])
+    if span is None:
+        raise InvalidRequest("nothing to compare on: no cells")
     return Comparison(
         before=float(whole[0]),
         after=float(whole[1]),
-        interval=(float(low), float(high)),
+        interval=span,
         cells=len(cells),
-        patients=len(patients),
-        smallest_class=int(total.sum(0).min()),
+        patients=len(set(patient.tolist())),
+        smallest_class=int(np.bincount(truth).min()),
     )
 
 
-def _per_patient(
-    values: npt.NDArray[np.float64], owner: Integers, truth: Integers, patients: int, labels: int
-) -> npt.NDArray[np.float64]:
-    table = np.zeros((patients, labels))
-    np.add.at(table, (owner, truth), values)
-    return table
+def _balanced(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean of the class sensitivities of confusion matrices [draws, C, C], rows true."""
+    sensitivities: npt.NDArray[np.float64] = np.diagonal(counts, axis1=1, axis2=2) / counts.sum(2)
+    balanced: npt.NDArray[np.float64] = sensitivities.mean(1)
+    return balanced

@@ -59,7 +59,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - the demo starts children from one thread only
+                preexec_fn=_die_with_parent,
             )
         self._children[name] = child
         write_atomic(self._roll, json.dumps([c.pid for c in self._children.values()]))
@@ -102,7 +102,7 @@ class Processes:
 
 
 def sweep(roll: Path) -> int:
-    """End what a killed demo left running; returns how many groups. Only groups whose leader still runs Python or DVC."""
+    """End what a killed demo left running; returns how many groups. Only groups whose leader is still ours."""
     try:
         pids = json.loads(roll.read_text())
     except (OSError, ValueError):

@@ -4,18 +4,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
 from demo import cells, watch
 from demo.compare import Comparison, compare
-from demo.processes import ProcessFailed, Processes
+from demo.processes import Processes, ProcessFailed
 from demo.story import STAGES, Story, percent, points, probabilities
 from demo.traffic import Sender, Sent, Tally, Trickle
 from demo.workspace import Workspace
 from service.client import Client, HttpClient
 from service.contract.ledger import Ledger
 from service.contract.store import Store
+from training.datasets import SourceCell
 
 REVIEWED_CELLS = 600
 TRAIN_S = 900.0
@@ -64,8 +66,14 @@ class Outcome:
             (self.old_site.gain >= -0.02, f"the old site changed by {points(self.old_site.gain)}, −2 were allowed"),
             (self.new_site.cells >= 400, f"compared on {self.new_site.cells} cells, 400 were asked for"),
             (self.new_site.patients >= 40, f"compared on {self.new_site.patients} patients, 40 were asked for"),
-            (self.new_site.smallest_class >= 40, f"the smallest class has {self.new_site.smallest_class} cells, 40 were asked for"),
-            (not self.tally.failures, f"{len(self.tally.failures)} requests failed, the first: {self.tally.failures[:1]}"),
+            (
+                self.new_site.smallest_class >= 40,
+                f"the smallest class has {self.new_site.smallest_class} cells, 40 were asked for",
+            ),
+            (
+                not self.tally.failures,
+                f"{len(self.tally.failures)} requests failed, the first: {self.tally.failures[:1]}",
+            ),
             (not self.lost, f"{len(self.lost)} answered records are not in the store"),
         ]
         return [words for met, words in checks if not met]
@@ -95,7 +103,9 @@ def go_round(workspace: Workspace, story: Story) -> Outcome:
     store = Store(workspace.store_url)
     ledger = Ledger(workspace.store_url)
     tally = Tally()
-    with Processes(workspace.environment(), workspace.repo, workspace.logs, workspace.root / "processes.json") as processes:
+    with Processes(
+        workspace.environment(), workspace.repo, workspace.logs, workspace.root / "processes.json"
+    ) as processes:
         story.step(1, "A first model: dvc repro on the default data")
         before = first_model(workspace, processes, ledger, story)
 
@@ -117,7 +127,7 @@ def go_round(workspace: Workspace, story: Story) -> Outcome:
 
         story.step(4, f"Haematologists review {REVIEWED_CELLS} of those cells; the rest is the product's own doing")
         with Trickle(workspace.grpc_target, tally, cycle_cells(), per_second=4) as trickle:
-            review(workspace, sent[:REVIEWED_CELLS], story)
+            review(workspace, of_first_patients(sent, REVIEWED_CELLS), story)
             after = retrained(workspace, processes, ledger, before, story)
             swapped(store, processes, after, story)
             time.sleep(2)  # a little traffic on the new model before the trickle ends
@@ -125,7 +135,9 @@ def go_round(workspace: Workspace, story: Story) -> Outcome:
 
         story.step(5, "Both models on patients that neither has seen")
         new_site, old_site = (
-            compare(workspace.models_dir / before, workspace.models_dir / after, cells.judging_cells(site, seed), seed=seed)
+            compare(
+                workspace.models_dir / before, workspace.models_dir / after, cells.judging_cells(site, seed), seed=seed
+            )
             for site, seed in ((cells.NEW_SITE, 201), (cells.OLD_SITE, 202))
         )
 
@@ -182,10 +194,14 @@ def ask_both_ways(workspace: Workspace, tally: Tally, story: Story) -> None:
     with Client(workspace.grpc_target) as grpc, HttpClient(workspace.http_url) as http:
         for label, cell in sorted(one_each.items()):
             for name, client in (("gRPC", grpc), ("HTTP", http)):
-                answer = client.classify(cell.image, patient_id=cell.patient, site=cell.site, pixel_size_um=cell.pixel_size_um)
+                answer = client.classify(
+                    cell.image, patient_id=cell.patient, site=cell.site, pixel_size_um=cell.pixel_size_um
+                )
                 tally.answered(answer.record_id)
                 refer = f"  refer: {', '.join(answer.refer_reasons)}" if answer.refer else ""
-                story.say(f"{name}  a cell drawn as {label:7} → {answer.label:7}  {probabilities(answer.probabilities)}{refer}")
+                story.say(
+                    f"{name}  drawn as {label:7} → {answer.label:7}  {probabilities(answer.probabilities)}{refer}"
+                )
     story.say(f"answered by model {answer.model_version}")
 
 
@@ -205,6 +221,19 @@ def windows_in_words(workspace: Workspace) -> str:
     """'3 drift, 2 ok', from the monitor's own counters."""
     counted = watch.windows(workspace.monitor_url)
     return ", ".join(f"{int(n)} {state}" for state, n in sorted(counted.items()) if n) or "none closed"
+
+
+def of_first_patients(sent: list[Sent], cells_wanted: int) -> list[Sent]:
+    """All cells of as many patients as it takes to have `cells_wanted`: a reader looks at a patient, not at a cell."""
+    by_patient: dict[str, list[Sent]] = {}
+    for cell, record in sent:
+        by_patient.setdefault(cell.patient, []).append((cell, record))
+    chosen: list[Sent] = []
+    for name in by_patient:
+        if len(chosen) >= cells_wanted:
+            break
+        chosen += by_patient[name]
+    return chosen
 
 
 def review(workspace: Workspace, sent: list[Sent], story: Story) -> None:
@@ -270,7 +299,7 @@ def missing_records(store: Store, tally: Tally, processes: Processes) -> frozens
     return lost
 
 
-def cycle_cells() -> "cycle[cells.SourceCell]":
+def cycle_cells() -> Iterator[SourceCell]:
     """The trickle never runs dry."""
     return cycle(cells.trickle_cells())
 

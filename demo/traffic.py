@@ -40,7 +40,8 @@ class Sender:
 
     def __init__(self, target: str, tally: Tally, channels: int = 4) -> None:
         """`target` is host:port; one client a channel, since one channel stays on one worker."""
-        self._clients = [Client(target) for _ in range(channels)]
+        # One attempt a request: a retry would hide the failure that the demo says there is none of.
+        self._clients = [Client(target, attempts=1) for _ in range(channels)]
         self._tally = tally
 
     def __enter__(self) -> "Sender":

@@ -17,7 +17,9 @@ class TimedOut(BlastwatchError):
     """Something that the demo waits for did not happen in time."""
 
 
-def until(what: str, seconds: float, probe: Callable[[], T | None], *, every: float = 0.5, check: Callable[[], None]) -> T:
+def until(
+    what: str, seconds: float, probe: Callable[[], T | None], *, every: float = 0.5, check: Callable[[], None]
+) -> T:
     """Wait until `probe` returns something true; `check` raises when waiting has become pointless.
 
     Raises:
@@ -53,3 +55,48 @@ def gauges(monitor_url: str) -> Gauges:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def pending(monitor_url: str) -> bool:
+    """Has the policy decided to retrain, and waits?"""
+    return gauges(monitor_url).get(("blastwatch_monitor_pending", ()), 0.0) == 1.0
+
+
+def last_seen(monitor_url: str) -> float:
+    """The last record that the monitor has read and judged; −1 while it cannot be reached."""
+    return gauges(monitor_url).get(("blastwatch_monitor_last_seen_seq", ()), -1.0)
+
+
+def windows(monitor_url: str) -> dict[str, float]:
+    """How many windows the monitor judged, by state."""
+    return {
+        dict(labels)["state"]: value
+        for (name, labels), value in gauges(monitor_url).items()
+        if name == "blastwatch_monitor_windows_total"
+    }
+
+
+def findings(monitor_url: str) -> list[tuple[str, str, float, float]]:
+    """The last window's findings: name, state, figure, threshold."""
+    now = gauges(monitor_url)
+    states = {
+        dict(labels)["finding"]: dict(labels)["state"]
+        for (name, labels), value in now.items()
+        if name == "blastwatch_monitor_finding_state" and value == 1.0
+    }
+
+    def figure(metric: str, finding: str) -> float:
+        return next(
+            (v for (name, labels), v in now.items() if name == metric and dict(labels)["finding"] == finding),
+            float("nan"),
+        )
+
+    return [
+        (
+            finding,
+            state,
+            figure("blastwatch_monitor_finding_figure", finding),
+            figure("blastwatch_monitor_finding_threshold", finding),
+        )
+        for finding, state in sorted(states.items())
+    ]

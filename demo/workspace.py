@@ -1,4 +1,4 @@
-"""Where the demo lives: a clone, a store and a model store of its own, and the environment that points everything there."""
+"""Where the demo lives: a clone, a store and a model store of its own, and the environment that points there."""
 
 import contextlib
 import fcntl
@@ -82,7 +82,7 @@ class Workspace:
         return f"127.0.0.1:{self.ports.grpc}"
 
     def environment(self) -> dict[str, str]:
-        """The process environment of everything the demo starts: absolute paths, so that a clone of the clone finds them."""
+        """The environment of everything the demo starts: absolute paths, so that a clone of the clone finds them."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("BLASTWATCH_", "BENTOML_", "DVC_", "GIT_"))}
         binaries = str(Path(sys.executable).parent)
         return kept | {
@@ -162,5 +162,13 @@ def lay(workspace: Workspace, source: Path) -> list[str]:
     if automatic == text:
         raise ConfigError(f"{plan} has no line 'approval: person' to set to automatic")
     write_atomic(plan, automatic)
-    git(*IDENTITY, "commit", "--quiet", "-m", "This site agreed to automatic approval", "change_plan.yaml", cwd=workspace.repo)
+    git(
+        *IDENTITY,
+        "commit",
+        "--quiet",
+        "-m",
+        "This site agreed to automatic approval",
+        "change_plan.yaml",
+        cwd=workspace.repo,
+    )
     return notes
