@@ -92,7 +92,7 @@ class Batcher(Generic[ModelT]):
         self._max_queue = max_queue
         self._clock = clock
         self._wait = wait
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute") if executor is None else executor
         self._owns_executor = executor is None
         self._queue: deque[Job[ModelT]] = deque()
         self._changed = asyncio.Event()
@@ -148,8 +148,9 @@ class Batcher(Generic[ModelT]):
             if self._task is not None:
                 await asyncio.wait({self._task}, timeout=timeout_s)
         finally:
-            if self._task is not None:
+            if self._task is not None and not self._task.done():
                 self._task.cancel()
+                await asyncio.wait({self._task})
             self._fail(self._queue, NotReady("the service is stopping: try again"))
             self._queue.clear()
             if self._owns_executor:

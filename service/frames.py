@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Split:
-    """A file's whole payloads in order, the bytes lost before and between them, and those after the last (a torn end)."""
+    """A file's whole payloads in order; the bytes lost before and between them; those after the last (a torn end)."""
 
     payloads: tuple[bytes, ...]
     damaged: int
