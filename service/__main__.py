@@ -1,14 +1,13 @@
 """python -m service: checks what can be checked, then becomes `bentoml serve`."""
 
 import os
-import socket
 import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
-from service.auth import check_bind
-from service.contract.errors import CommandParser, ConfigError, run_command
-from service.settings import PREFIX, SQLITE, Settings, load_settings
+from service.contract.errors import CommandParser, run_command
+from service.preflight import check
+from service.settings import PREFIX, Settings, load_settings
 
 TARGET = "service.bento:Blastwatch"
 
@@ -17,9 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     """Starts the service. Raises ConfigError with one line that says what to do."""
     args = _parser().parse_args(argv)
     settings = load_settings()
-    check_bind(settings)
-    check_ports(settings)
-    check_folders(settings)
+    for warning in check(settings):
+        print(f"warning: {warning}", file=sys.stderr)
     if args.check:
         print("settings, ports and folders are fine")
         return 0
@@ -49,43 +47,6 @@ def prepare_environment(settings: Settings) -> None:
     home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ[f"{PREFIX}ROOT"] = str(settings.root)
-
-
-def check_ports(settings: Settings) -> None:
-    """Raises ConfigError for a port that something listens on; gRPC itself would share it without a word."""
-    for name in ("http", "grpc", "health"):
-        host, port = getattr(settings, f"{name}_host"), getattr(settings, f"{name}_port")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                variable = f"{PREFIX}{name.upper()}_PORT"
-                raise ConfigError(
-                    f"cannot listen on {host}:{port} ({error.strerror}): stop what uses it, "
-                    f"or set {variable} to another port"
-                ) from None
-
-
-def check_folders(settings: Settings) -> None:
-    """Raises ConfigError for a folder of state that cannot be made or written to."""
-    folders = {
-        "JOURNAL_DIR": settings.journal_dir,
-        "PIXELS_DIR": settings.pixels_dir,
-        "KEY_FILE": settings.key_file.parent,
-    }
-    if settings.store_url.startswith(SQLITE):
-        folders["STORE_URL"] = Path(settings.store_url.removeprefix(SQLITE)).parent
-    for name, folder in folders.items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder} cannot be made ({error.strerror}): set {PREFIX}{name} elsewhere") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"{folder} cannot be written to: change its owner or set {PREFIX}{name} elsewhere")
-    if settings.seed_model is not None and not settings.seed_model.is_dir():
-        raise ConfigError(f"{PREFIX}SEED_MODEL = {settings.seed_model}: no such folder")
 
 
 def _parser() -> CommandParser:

@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = errors.CommandParser(add_help=False)
     wire = common.add_mutually_exclusive_group()
     wire.add_argument("--grpc", action="store_true", help=f"over gRPC, the default ({GRPC_TARGET})")
     wire.add_argument("--http", action="store_true", help=f"over HTTP ({HTTP_BASE})")

@@ -119,7 +119,7 @@ def model_to_message(model: ModelInfo) -> pb.Model:
         thresholds=pb.Thresholds(abstain=model.abstain, ood=model.ood),
         created=model.created,
     )
-    message.metrics.update(model.metrics)
+    json_format.ParseDict(model.metrics, message.metrics)
     return message
 
 

@@ -4,12 +4,25 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from service.contract.errors import StoreUnavailable
+from service.contract.store import StoredPrediction
 from service.metrics import Metrics
 
 T = TypeVar("T")
+
+
+class Records(Protocol):
+    """The part of the store that answers and reviews look things up in; both methods raise StoreUnavailable."""
+
+    def get(self, record_id: str) -> StoredPrediction | None:
+        """The record of that id."""
+        ...
+
+    def by_request(self, client: str, request_id: str) -> list[StoredPrediction]:
+        """What is on record for a client's request id."""
+        ...
 
 
 class Lookup:

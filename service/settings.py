@@ -163,7 +163,10 @@ class Settings(BaseSettings):
         """Makes every path absolute at once: BentoML's workers change their folder."""
         root = self.root.expanduser().absolute()
         home = Path(os.environ.get("BENTOML_HOME") or "var/bentoml")
-        found = {"root": root, "models_dir": root / (self.models_dir or home / "models" / "blastwatch").expanduser()}
+        found: dict[str, Path | None] = {
+            "root": root,
+            "models_dir": root / (self.models_dir or home / "models" / "blastwatch").expanduser(),
+        }
         for name in ("journal_dir", "pixels_dir", "key_file", "seed_model"):
             value: Path | None = getattr(self, name)
             found[name] = None if value is None else root / value.expanduser()

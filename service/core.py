@@ -1,0 +1,293 @@
+"""Classify, review, describe: all that a transport may call.
+
+An answer leaves only when it is on record: pixels first (where they are kept), then the journal, then the reply. The
+patient id becomes a pseudonym before anything else happens and goes nowhere.
+"""
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, replace
+
+from service.batching import Batcher, Row
+from service.contract.decision import Decision, decide
+from service.contract.errors import Conflict, DeadlineExceeded, NotReady, Overloaded, StoreUnavailable, TooLarge
+from service.contract.predictor import Predictor
+from service.contract.pseudonym import Key
+from service.contract.records import PredictionRecord, record_id, utc_now
+from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
+from service.intake import Intake, Prepared
+from service.journal import Entry, Journal
+from service.lookup import Lookup, Records
+from service.metrics import Metrics
+from service.recent import Flights, Recent
+from service.registry import FieldChanged, Registry
+from service.retention import Retention
+from service.reviews import Reviews
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A checked request; the cell in it has no patient id any more, only the pseudonym beside it."""
+
+    cell: Cell
+    patient: str
+    transport: str
+    client: str
+    deadline: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the client means by "the same request"."""
+        return self.client, self.cell.request_id
+
+
+class Core:
+    """The service without transports and without a process around it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        batcher: Batcher[Predictor],
+        journal: Journal,
+        store: Records,
+        retention: Retention,
+        key: Key,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._batcher = batcher
+        self._journal = journal
+        self._store = store
+        self._retention = retention
+        self._key = key
+        self._metrics = metrics
+        self._lookup = Lookup(metrics)
+        self._recent = Recent()
+        self._flights = Flights()
+        self._intake = Intake()
+        self._reviews = Reviews(self._recent, self._lookup, store, journal, retention, metrics)
+        self._in_work = 0
+
+    def ready(self) -> bool:
+        """Whether there is a model to answer with."""
+        try:
+            self._registry.current()
+        except NotReady:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Lets the threads go."""
+        self._lookup.close()
+        self._intake.close()
+
+    def model(self) -> ModelInfo:
+        """The model that answers now. Raises NotReady."""
+        predictor = self._registry.current()
+        manifest = predictor.manifest
+        return ModelInfo(
+            version=predictor.version,
+            labels=manifest.labels,
+            malignant=manifest.malignant,
+            height=manifest.height,
+            width=manifest.width,
+            field_um=manifest.field_um,
+            scale_known=manifest.scale_known,
+            abstain=manifest.thresholds.abstain,
+            ood=manifest.thresholds.ood,
+            created=manifest.created,
+            metrics=dict(manifest.metrics),
+        )
+
+    async def review(self, review: Review, *, client: str) -> ReviewAnswer:
+        """Puts a reader's label on record; see `Reviews.take` for what it raises."""
+        return await self._reviews.take(review, client=client)
+
+    async def classify(self, cell: Cell, *, transport: str, client: str, deadline: float | None = None) -> Answer:
+        """Answers one cell. `deadline` is on time.monotonic(); without one `timeout_s` of the settings holds.
+
+        Raises InvalidRequest, BadImage, TooLarge, Conflict (the request_id is taken by another image), Overloaded,
+        NotReady, DeadlineExceeded, StoreUnavailable (what must be on record first could not be written).
+        """
+        started = time.monotonic()
+        cell.check()
+        if len(cell.image) > self._settings.max_message_bytes:
+            raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
+        request = _Request(
+            cell=replace(cell, patient_id=""),
+            patient=self._key.pseudonym(cell.patient_id),
+            transport=transport,
+            client=client,
+            deadline=started + self._settings.timeout_s if deadline is None else deadline,
+        )
+        if self._in_work >= self._settings.max_queue:
+            raise Overloaded()
+        self._in_work += 1
+        self._metrics.in_work.inc()
+        try:
+            record = await (self._once(request) if cell.request_id else self._unnamed(request))
+        finally:
+            self._in_work -= 1
+            self._metrics.in_work.dec()
+        self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
+        return answer_of(record)
+
+    async def _unnamed(self, request: _Request) -> PredictionRecord:
+        """A request without a name gets one, and cannot be recognised when it comes again."""
+        request = replace(request, cell=replace(request.cell, request_id=uuid.uuid4().hex))
+        return await self._answered(request, await self._prepare(request))
+
+    async def _once(self, request: _Request) -> PredictionRecord:
+        """A named request: the record that it already has, else a new one that doubles share."""
+        preparing = asyncio.ensure_future(self._prepare(request))
+        try:
+            stored = await self._stored(request.key)
+            prepared = await preparing
+        finally:
+            preparing.cancel()
+        while True:
+            joining = self._flights.check(request.key, prepared.pixels_sha256)
+            remembered = self._recent.by_request(request.key)
+            known = self._known(request, prepared, [*stored, *([remembered] if remembered else [])])
+            if known is not None and not joining:
+                return known
+            try:
+                return await self._flights.share(
+                    request.key, prepared.pixels_sha256, lambda: self._answered(request, prepared)
+                )
+            except DeadlineExceeded:
+                # The double that was joined had less time than this one has.
+                if not joining or time.monotonic() >= request.deadline:
+                    raise
+
+    async def _stored(self, key: tuple[str, str]) -> list[PredictionRecord]:
+        """What the store has under this name; nothing while it is away: the shipper finds the disputes then."""
+        try:
+            return [found.record for found in await self._lookup.ask(lambda: self._store.by_request(*key))]
+        except StoreUnavailable:
+            return []
+
+    def _known(self, request: _Request, prepared: Prepared, records: list[PredictionRecord]) -> PredictionRecord | None:
+        """The record of the same request by the model of now. Raises Conflict when one has other pixels."""
+        if any(record.pixels_sha256 != prepared.pixels_sha256 for record in records):
+            raise Conflict("another image was classified under this request_id: use a new one for a new image")
+        wanted = record_id(*request.key, prepared.pixels_sha256, self._registry.current().version)
+        return next((record for record in records if record.record_id == wanted), None)
+
+    async def _prepare(self, request: _Request) -> Prepared:
+        prepared = await self._intake.prepare(request.cell, self._registry.current().manifest.field, request.deadline)
+        self._metrics.stage_seconds.labels("decode").observe(prepared.seconds)
+        return prepared
+
+    async def _answered(self, request: _Request, prepared: Prepared) -> PredictionRecord:
+        """Computed and on record; prepared once more if the model was changed for one that sees another field."""
+        try:
+            return await self._compute(request, prepared)
+        except FieldChanged:
+            return await self._compute(request, await self._prepare(request))
+
+    async def _compute(self, request: _Request, prepared: Prepared) -> PredictionRecord:
+        """Through the model and onto the record. Raises FieldChanged."""
+        row = await self._batcher.submit(prepared.pixels, deadline=request.deadline)
+        predictor = row.model
+        if predictor.manifest.field != prepared.field:
+            raise FieldChanged("the model was changed for one of another field: send the cell again")
+        decision = decide(predictor.manifest, row.probabilities, float(row.ood_score), request.cell.pixel_size_um > 0)
+        identity = record_id(*request.key, prepared.pixels_sha256, predictor.version)
+        kept = self._retention.keeps(identity, refer=decision.refer, test=request.cell.test)
+        saving = time.monotonic()
+        if kept:
+            await self._retention.save(prepared.pixels)
+        seconds = {
+            "decode": prepared.seconds,
+            "queue": row.queue_s,
+            "compute": row.compute_s,
+            "keep": time.monotonic() - saving,
+        }
+        record = _record(request, prepared, row, decision, predictor, identity, self._key.key_id, kept, seconds)
+        appending = time.monotonic()
+        await self._journal.append([Entry.prediction(record)])
+        self._recent.add(record)
+        self._count(record, {**seconds, "journal": time.monotonic() - appending})
+        return record
+
+    def _count(self, record: PredictionRecord, seconds: dict[str, float]) -> None:
+        for stage in ("queue", "compute", "keep", "journal"):
+            self._metrics.stage_seconds.labels(stage).observe(seconds[stage])
+        self._metrics.batch_size.observe(record.batch_size)
+        if not record.test:
+            self._metrics.answered(
+                label=record.label,
+                refer=record.refer,
+                site=record.site,
+                stain=record.stain,
+                scanner=record.scanner,
+                client=record.client,
+                version=record.model_version,
+            )
+
+
+def answer_of(record: PredictionRecord) -> Answer:
+    """What the caller gets to see of a record."""
+    return Answer(
+        record_id=record.record_id,
+        request_id=record.request_id,
+        image_sha256=record.image_sha256,
+        pixels_sha256=record.pixels_sha256,
+        label=record.label,
+        probabilities=dict(record.probabilities),
+        malignant_probability=record.malignant_probability,
+        refer=record.refer,
+        refer_reasons=record.refer_reasons,
+        ood_score=record.ood_score,
+        model_version=record.model_version,
+    )
+
+
+def _record(
+    request: _Request,
+    prepared: Prepared,
+    row: Row[Predictor],
+    decision: Decision,
+    predictor: Predictor,
+    identity: str,
+    key_id: str,
+    kept: bool,
+    seconds: dict[str, float],
+) -> PredictionRecord:
+    cell = request.cell
+    probabilities = (float(p) for p in row.probabilities)
+    return PredictionRecord(
+        record_id=identity,
+        time=utc_now(),
+        request_id=cell.request_id,
+        model_version=predictor.version,
+        runtime=predictor.runtime_fingerprint,
+        batch_size=row.batch_size,
+        transport=request.transport,
+        client=request.client,
+        test=cell.test,
+        site=cell.site,
+        stain=cell.stain,
+        scanner=cell.scanner,
+        pixel_size_um=cell.pixel_size_um,
+        patient=request.patient,
+        key_id=key_id,
+        specimen_id=cell.specimen_id,
+        image_sha256=prepared.image_sha256,
+        pixels_sha256=prepared.pixels_sha256,
+        label=decision.label,
+        probabilities=dict(zip(predictor.manifest.labels, probabilities, strict=True)),
+        malignant_probability=decision.malignant_probability,
+        refer=decision.refer,
+        refer_reasons=decision.reasons,
+        ood_score=float(row.ood_score),
+        embedding=tuple(float(value) for value in row.embedding),
+        statistics=prepared.statistics,
+        latency_ms={stage: round(value * 1000, 3) for stage, value in seconds.items()},
+        pixels_kept=kept,
+    )

@@ -1,0 +1,152 @@
+"""Puts a worker together from its settings, starts it, and takes it down without losing an answer. No transports."""
+
+import asyncio
+import contextlib
+import logging
+
+from prometheus_client import CollectorRegistry
+
+from service.auth import check_bind, is_loopback
+from service.batching import Batcher
+from service.contract.artifact import FolderModelStore
+from service.contract.errors import NotReady, StoreUnavailable
+from service.contract.pixels import PixelStore
+from service.contract.predictor import Predictor
+from service.contract.pseudonym import load_key
+from service.core import Core
+from service.journal import Journal
+from service.late import LateLedger, LateStore
+from service.metrics import build_metrics, forget_dead_workers
+from service.registry import Registry, RegistryEvent
+from service.retention import Retention
+from service.settings import Settings
+from service.shipper import Shipper
+
+log = logging.getLogger(__name__)
+
+GAUGE_PERIOD_S = 0.5
+
+
+class Engine:
+    """One worker: the core and everything it stands on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = build_metrics(CollectorRegistry(), settings)
+        self._core: Core | None = None
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = contextlib.AsyncExitStack()
+
+    def core(self) -> Core:
+        """Raises NotReady before the start and after the stop."""
+        if self._core is None:
+            raise NotReady("the service is starting or stopping: try again")
+        return self._core
+
+    def ready(self) -> bool:
+        """Whether a cell would be answered now, and for a while yet."""
+        return self._core is not None and not self._draining and self._core.ready()
+
+    def drain(self) -> None:
+        """Reports not ready from now on; calls that still come are answered."""
+        self._draining = True
+
+    async def start(self) -> None:
+        """Starts the worker; whatever was started before a failure is stopped again.
+
+        Raises ConfigError. That there is no model, or no store, is no failure: the worker is not ready then.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Finishes what is under way, ships the journal if the store can be reached, and lets everything go."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._closing.aclose()
+        self._core = None
+
+    async def _start(self) -> None:
+        """In this order, and stopped in the opposite one."""
+        settings, metrics, closing = self.settings, self.metrics, self._closing
+        check_bind(settings)
+        forget_dead_workers()
+        key = load_key(settings.key_file, create=is_loopback(settings.http_host))
+        store, ledger = LateStore(settings.store_url), LateLedger(settings.store_url)
+        closing.callback(store.close)
+        closing.callback(ledger.close)
+        try:
+            await asyncio.to_thread(store.open)
+        except StoreUnavailable as error:
+            log.warning("%s; answers wait in the journal until it can be", error)
+
+        journal = Journal(settings.journal_dir, max_bytes=settings.journal_max_bytes)
+        shipper = Shipper(settings.journal_dir, journal, store, on_store_away=lambda: metrics.store_unreachable.inc())
+        await shipper.start()
+        # Closed first, so that what was accepted until the end is shipped too.
+        closing.push_async_callback(shipper.stop)
+        closing.push_async_callback(journal.close)
+
+        registry = Registry(
+            ledger,
+            FolderModelStore(settings.models),
+            seed=settings.seed_model,
+            threads=settings.threads,
+            poll_s=settings.poll_s,
+            heartbeats=store,
+            worker=journal.worker,
+            on_event=self._on_event,
+        )
+        await registry.start()
+        closing.push_async_callback(registry.stop)
+
+        retention = Retention(settings, PixelStore(settings.pixels_dir))
+        closing.callback(retention.close)
+        batcher: Batcher[Predictor] = Batcher(
+            registry.compute,
+            max_batch=settings.max_batch,
+            max_wait_s=settings.max_wait_ms / 1000,
+            max_queue=settings.max_queue,
+        )
+        await batcher.start()
+        self._core = Core(settings, registry, batcher, journal, store, retention, key, metrics)
+        closing.callback(self._core.close)
+        closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
+        self._tasks = [
+            asyncio.create_task(self._gauges(registry, batcher, journal), name="gauges"),
+            asyncio.create_task(retention.purge_for_ever(), name="purge"),
+        ]
+
+    def _on_event(self, event: RegistryEvent) -> None:
+        """Counts what happens to the registry; called in its thread."""
+        counters = {
+            RegistryEvent.SWAPPED: self.metrics.swaps,
+            RegistryEvent.LOAD_FAILED: self.metrics.failed_loads,
+            RegistryEvent.LEDGER_UNREACHABLE: self.metrics.ledger_unreachable,
+            RegistryEvent.HEARTBEAT_FAILED: self.metrics.store_unreachable,
+        }
+        counters[event].inc()
+
+    async def _gauges(self, registry: Registry, batcher: Batcher[Predictor], journal: Journal) -> None:
+        """Gauges are set again and again: the files that workers share cannot call a function when they are read."""
+        served = ""
+        while True:
+            self.metrics.queue_depth.set(batcher.depth)
+            self.metrics.journal_pending.set(journal.pending_bytes)
+            try:
+                version = registry.current().version
+            except NotReady:
+                version = ""
+            if version != served:
+                if served:
+                    self.metrics.model_workers.labels(served).set(0)
+                self.metrics.model_workers.labels(version).set(1)
+                served = version
+            await asyncio.sleep(GAUGE_PERIOD_S)

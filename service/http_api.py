@@ -1,0 +1,226 @@
+"""HTTP: the same core under Starlette routes. JSON is protobuf's mapping of the gRPC messages."""
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from service import converters
+from service.auth import LOCAL
+from service.contract import errors
+from service.domain import Cell
+from service.engine import Engine
+from service.identity import IdentityError, OutputsError
+from service.metrics import expose
+from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+INTERNAL_TEXT = "internal error: the service's log has the details"
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp")
+CLIENT_LEFT = 499  # nobody reads it; the metric counts it apart
+REVIEW_BYTES = 64 * 2**10
+HEADER_PREFIX = "blastwatch-"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STATUS: dict[type[errors.BlastwatchError], int] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.Overloaded: 503,
+    errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
+    errors.ArtifactError: 500,
+    errors.LedgerError: 500,
+    errors.ConfigError: 500,
+    IdentityError: 500,
+    OutputsError: 500,
+}
+
+
+class Seat:
+    """Holds a running engine: BentoML wants the routes before there is anything behind them."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    def fill(self, engine: Engine | None) -> None:
+        """Puts a started engine behind the routes, or takes it away."""
+        self._engine = engine
+
+    def engine(self) -> Engine:
+        """Raises NotReady before the start and after the stop."""
+        if self._engine is None:
+            raise errors.NotReady("the service is starting or stopping: try again")
+        return self._engine
+
+
+Endpoint = Callable[[Request, Engine], Awaitable[Response]]
+
+
+def create_app(seat: Seat) -> Starlette:
+    """The routes of the service, over whatever sits in `seat`."""
+    routes = [
+        Route("/v1/classify", _guarded(seat, "Classify", classify), methods=["POST"]),
+        Route("/v1/reviews", _guarded(seat, "Review", review), methods=["POST"]),
+        Route("/v1/model", _guarded(seat, "GetModel", model), methods=["GET"]),
+        Route("/metrics", _guarded(seat, "metrics", metrics), methods=["GET"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_a_route})
+
+
+async def classify(request: Request, engine: Engine) -> Response:
+    """POST /v1/classify: the image as the body, the other fields as Blastwatch-* headers."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in IMAGE_TYPES:
+        raise errors.InvalidRequest(f"set Content-Type to what the body is: {', '.join(IMAGE_TYPES)}")
+    fields = _header_fields(request)
+    image = await _body(request, engine.settings.max_message_bytes, engine.settings.timeout_s)
+    deadline = time.monotonic() + engine.settings.timeout_s
+    cell = Cell(image=image, **fields)  # type: ignore[arg-type]
+    answer = await engine.core().classify(cell, transport="http", client=LOCAL, deadline=deadline)
+    return _message(converters.answer_to_message(answer))
+
+
+async def review(request: Request, engine: Engine) -> Response:
+    """POST /v1/reviews: a ReviewRequest in JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise errors.InvalidRequest("set Content-Type to application/json and send a ReviewRequest")
+    body = await _body(request, REVIEW_BYTES, engine.settings.timeout_s)
+    wanted = converters.review_from_message(converters.from_json(body, pb.ReviewRequest()))
+    return _message(converters.review_answer_to_message(await engine.core().review(wanted, client=LOCAL)))
+
+
+async def model(_: Request, engine: Engine) -> Response:
+    """GET /v1/model."""
+    return _message(converters.model_to_message(engine.core().model()))
+
+
+async def metrics(_: Request, engine: Engine) -> Response:
+    """GET /metrics: every worker's metrics together."""
+    text = await asyncio.to_thread(expose, engine.metrics.registry)
+    return Response(text, headers={"Content-Type": METRICS_TYPE})
+
+
+def status_of(error: BaseException) -> int | None:
+    """The status of the nearest ancestor that has one; None for an error outside the tree."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """An error as {"error": {"code", "message"}}; what is not the caller's business is a constant text."""
+    status = status_of(error)
+    if status is None or status == 500:
+        return _error(500, "Internal", INTERNAL_TEXT, {})
+    headers = {}
+    if status == 503:
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", 1.0)))
+    if status == 413:
+        headers["Connection"] = "close"  # the rest of the body is not read
+    return _error(status, type(error).__name__, str(error), headers)
+
+
+def _guarded(seat: Seat, name: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    @functools.wraps(endpoint)
+    async def call(request: Request) -> Response:
+        try:
+            if request.url.query:
+                raise errors.InvalidRequest("no query is taken: addresses end up in logs, send fields as headers")
+            response = await endpoint(request, seat.engine())
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_LEFT)
+        except Exception as error:
+            response = error_response(error)
+            if response.status_code == 500:
+                log.error("%s failed", name, exc_info=error)
+        _count(seat, name, response.status_code)
+        return response
+
+    return call
+
+
+def _count(seat: Seat, name: str, status: int) -> None:
+    try:
+        seat.engine().metrics.requests.labels("http", name, str(status)).inc()
+    except errors.NotReady:
+        log.debug("%s before the start or after the stop", name)
+
+
+async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
+    """The request's body; refused as soon as it is known to be above `limit` bytes, or too slow."""
+    too_large = errors.TooLarge(f"the body is above {limit} bytes: send a smaller one")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise errors.DeadlineExceeded(f"the body did not arrive within {timeout_s:g} s") from None
+    return b"".join(chunks)
+
+
+def _header_fields(request: Request) -> dict[str, str | float | bool]:
+    """The Blastwatch-* headers as fields of a cell; names are checked, for a typo would lose the patient."""
+    names = {field.name.replace("_", "-"): field.name for field in pb.Cell.DESCRIPTOR.fields if field.name != "image"}
+    found: dict[str, str | float | bool] = {}
+    for raw_name, raw_value in request.headers.raw:
+        header = raw_name.decode("latin-1").lower()
+        if not header.startswith(HEADER_PREFIX):
+            continue
+        name = names.get(header.removeprefix(HEADER_PREFIX))
+        if name is None:
+            known = ", ".join(f"Blastwatch-{known.title()}" for known in names)
+            raise errors.InvalidRequest(f"an unknown Blastwatch-* header: the known ones are {known}")
+        if name in found:
+            raise errors.InvalidRequest(f"the header for {name} comes twice")
+        found[name] = _header_value(name, raw_value)
+    return found
+
+
+def _header_value(name: str, raw: bytes) -> str | float | bool:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise errors.InvalidRequest(f"the header for {name} is not UTF-8") from None
+    if name == "pixel_size_um":
+        try:
+            return float(text)
+        except ValueError:
+            raise errors.InvalidRequest("Blastwatch-Pixel-Size-Um must be a number of micrometres") from None
+    if name == "test":
+        if text.lower() not in ("true", "false"):
+            raise errors.InvalidRequest("Blastwatch-Test must be true or false")
+        return text.lower() == "true"
+    return text
+
+
+def _message(message: Message) -> JSONResponse:
+    return JSONResponse(converters.to_json(message))
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+async def _not_a_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  (how it is registered)
+    return _error(error.status_code, "MethodNotAllowed", "this address takes another method", dict(error.headers or {}))

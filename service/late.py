@@ -1,0 +1,85 @@
+"""The store and the ledger, opened when they can be: a worker must start, and keep its journal, while they are away."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from service.contract.ledger import Ledger
+from service.contract.records import PredictionRecord, ReviewRecord
+from service.contract.store import Store, StoredPrediction
+
+T = TypeVar("T")
+
+
+class Late(Generic[T]):
+    """Opens something at the first call that finds it, and keeps it."""
+
+    def __init__(self, open_it: Callable[[], T]) -> None:
+        self._open_it = open_it
+        self._lock = threading.Lock()
+        self._found: T | None = None
+
+    def get(self) -> T:
+        """What was opened. Raises what opening raises, and tries again at the next call."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._open_it()
+            return self._found
+
+    def opened(self) -> T | None:
+        """What was opened, if it was."""
+        return self._found
+
+
+class LateStore:
+    """What the service asks of a store; every method raises StoreUnavailable while there is none."""
+
+    def __init__(self, url: str) -> None:
+        self._late = Late(lambda: Store(url))
+
+    def open(self) -> None:
+        """Opens it now. Raises StoreUnavailable, and ConfigError for a URL that makes no sense."""
+        self._late.get()
+
+    def get(self, record_id: str) -> StoredPrediction | None:
+        """See Store."""
+        return self._late.get().get(record_id)
+
+    def by_request(self, client: str, request_id: str) -> list[StoredPrediction]:
+        """See Store."""
+        return self._late.get().by_request(client, request_id)
+
+    def insert_predictions(self, records: Sequence[PredictionRecord]) -> int:
+        """See Store."""
+        return self._late.get().insert_predictions(records)
+
+    def insert_reviews(self, reviews: Sequence[ReviewRecord]) -> int:
+        """See Store."""
+        return self._late.get().insert_reviews(reviews)
+
+    def heartbeat(self, worker: str, version: str, at: float) -> None:
+        """See Store."""
+        self._late.get().heartbeat(worker, version, at)
+
+    def close(self) -> None:
+        """Lets connections go."""
+        store = self._late.opened()
+        if store is not None:
+            store.close()
+
+
+class LateLedger:
+    """What the service asks of the ledger; raises StoreUnavailable while there is none."""
+
+    def __init__(self, url: str) -> None:
+        self._late = Late(lambda: Ledger(url))
+
+    def production(self) -> str | None:
+        """See Ledger."""
+        return self._late.get().production()
+
+    def close(self) -> None:
+        """Lets connections go."""
+        ledger = self._late.opened()
+        if ledger is not None:
+            ledger.close()
