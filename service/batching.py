@@ -154,7 +154,7 @@ class Batcher(Generic[ModelT]):
             self._fail(self._queue, NotReady("the service is stopping: try again"))
             self._queue.clear()
             if self._owns_executor:
-                # Not waited for: a computation that hangs must not keep the process from ending.
+                # Not waited for: a computation may hang, and whoever waited for it has been told.
                 self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self) -> None:
