@@ -15,7 +15,7 @@ import yaml
 
 from service.contract.artifact import Artifact
 from service.contract.errors import ConfigError
-from service.contract.files import replace_dir
+from service.contract.files import aside_of, replace_dir
 
 NAME = "blastwatch"
 SERVICE = "service.bento:Blastwatch"
@@ -33,10 +33,8 @@ def build_bento(artifact: Artifact, service: Path, requirements: Sequence[str], 
     Raises:
         ConfigError: `bentoml build` failed; the message ends with its own words.
     """
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    for left in dest.parent.glob(".bento-*"):  # of a run that was killed
-        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".bento-") as name:
+    # BentoML refuses to build anywhere below a hidden folder, and a clone may lie in one.
+    with tempfile.TemporaryDirectory(prefix="bento-") as name:
         work = Path(name)
         context, home = work / "context", work / "home"
         shutil.copytree(service, context / service.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -44,7 +42,12 @@ def build_bento(artifact: Artifact, service: Path, requirements: Sequence[str], 
         (context / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
         (context / "bentofile.yaml").write_text(yaml.safe_dump(_bentofile(artifact)))
         _run_build(context, home, artifact.version)
-        replace_dir(home / "bentos" / NAME / artifact.version, dest)
+        aside = aside_of(dest)
+        try:
+            shutil.copytree(home / "bentos" / NAME / artifact.version, aside)
+            replace_dir(aside, dest)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _bentofile(artifact: Artifact) -> dict[str, object]:

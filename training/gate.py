@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from service.contract.artifact import FolderModelStore, read_artifact
-from service.contract.errors import CommandParser, ConfigError, NotFound, run_command
+from service.contract.errors import CommandParser, NotFound, run_command
 from service.contract.files import sha256_file
 from service.contract.image import Pixels
 from service.contract.predictor import Predictor
@@ -20,14 +20,13 @@ from training.arrays import read_npz
 from training.change_plan import load_plan
 from training.evidence import Evidence, Outcome
 from training.gate_checks import CHECKS, Check
-from training.io import read_json, read_params, write_json
-from training.pixels import load_pixels
+from training.io import read_json, read_params, read_parquet, write_json
+from training.pixels import PREPARED, cells, load_pixels
 from training.places import CHAMPION, GATE, models_dir
 
 Floats = npt.NDArray[np.float32]
 
 BATCH = 64
-PREPARED = Path("prepared")
 
 
 def judge(evidence: Evidence, checks: Sequence[Check] = CHECKS) -> list[Outcome]:
@@ -81,20 +80,16 @@ def load_champion(version: str, root: Path) -> Predictor:
     return Predictor(read_artifact(path, expect_version=version))
 
 
-def cells_of_splits() -> pd.DataFrame:
+def cells_of_splits(prepared: Path, labels: tuple[str, ...]) -> pd.DataFrame:
     """Every cell with its split, unit, patient and the hash of its stored picture, read from the files themselves.
 
     Raises:
         ConfigError: the split is of another manifest.
     """
-    key = ["path", "unit"]
-    split = pd.read_parquet(PREPARED / "split.parquet", columns=[*key, "split"])
-    manifest = pd.read_parquet(PREPARED / "manifest.parquet", columns=[*key, "patient"]).drop_duplicates(key)
-    cells = split.merge(manifest, on=key, how="left")
-    if cells["patient"].isna().any():
-        raise ConfigError("prepared/split.parquet has cells that prepared/manifest.parquet lacks: run `dvc repro`")
-    hashes = {path: sha256_file(PREPARED / path) for path in cells["path"].unique()}
-    return cells.assign(picture=cells["path"].map(hashes))
+    manifest, split = (read_parquet(prepared / f"{name}.parquet") for name in ("manifest", "split"))
+    table = cells(manifest, split, labels).table[["path", "split", "unit", "patient"]]
+    hashes = {path: sha256_file(prepared / path) for path in table["path"].unique()}
+    return table.assign(picture=table["path"].map(hashes))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     probabilities, why = None, "no model is in production yet: absolute floors only"
     if version is not None:
         predictor = load_champion(version, models_dir())
-        probabilities, why = rescore(predictor, load_pixels(outputs["path"]), labels, parameters["field"])
+        probabilities, why = rescore(
+            predictor, load_pixels([PREPARED / path for path in outputs["path"]]), labels, parameters["field"]
+        )
     model = sha256_file(Path("build/onnx/model.onnx"))
     frozen = {unit for file in ("splits", "prepared") for unit in read_json(Path(file, "frozen_test.json"))["units"]}
     evidence = Evidence(
@@ -115,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         parameters=parameters,
         labels=labels,
         malignant=tuple(dataset["malignant"]),
-        cells=cells_of_splits(),
+        cells=cells_of_splits(PREPARED, labels),
         frozen=frozenset(frozen),
         label=outputs["label"],
         unit=outputs["unit"],

@@ -14,8 +14,7 @@ import pandas as pd
 from training import figures
 from training.evidence import Evidence, Outcome, bound, none_of, same
 from training.figures import Floats
-
-DROPPED = "dropped"  # split of a cell that no side uses: it has a twin elsewhere
+from training.pixels import DROPPED, TEST
 
 Check = Callable[[Evidence], Iterator[Outcome]]
 
@@ -122,7 +121,7 @@ def _in_two_splits(cells: pd.DataFrame, column: str) -> list[str]:
 def frozen_test_kept(evidence: Evidence) -> Iterator[Outcome]:
     """No unit of the frozen test set is anywhere but in the test split."""
     cells = evidence.cells
-    moved = cells[cells["unit"].isin(sorted(evidence.frozen)) & ~cells["split"].isin(["test", DROPPED])]
+    moved = cells[cells["unit"].isin(sorted(evidence.frozen)) & ~cells["split"].isin([TEST, DROPPED])]
     units = sorted(str(unit) for unit in moved["unit"].unique())
     yield none_of("frozen test set kept", units, "units of the frozen test set are used for training")
 

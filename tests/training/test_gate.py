@@ -281,38 +281,33 @@ def test_a_champion_that_the_model_store_lacks_stops_the_gate(tmp_path: Path) ->
         load_champion("ab" * 16, tmp_path)
 
 
-def prepared(folder: Path, pictures: dict[str, bytes], split: pd.DataFrame, manifest: pd.DataFrame) -> None:
+def prepared(folder: Path, pictures: dict[str, bytes], split: pd.DataFrame, manifest: pd.DataFrame) -> Path:
     (folder / "cells").mkdir(parents=True)
     for name, content in pictures.items():
         (folder / name).write_bytes(content)
     split.to_parquet(folder / "split.parquet")
     manifest.to_parquet(folder / "manifest.parquet")
+    return folder
 
 
-def test_split_integrity_is_read_off_the_files_not_off_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_split_integrity_is_read_off_the_files_not_off_their_names(tmp_path: Path) -> None:
     """Two files with different names and the same bytes are the same picture."""
-    rows = pd.DataFrame({"path": ["cells/a.png", "cells/b.png"], "unit": ["u1", "u2"]})
-    monkeypatch.setattr(gate, "PREPARED", tmp_path / "prepared")
-    prepared(
+    rows = pd.DataFrame({"path": ["cells/a.png", "cells/b.png"], "unit": ["u1", "u2"], "label": ["L1", "L2"]})
+    folder = prepared(
         tmp_path / "prepared",
         {"cells/a.png": b"same", "cells/b.png": b"same"},
-        rows.assign(split=["train", "test"]),
+        rows[["path"]].assign(split=["train", "test"]),
         rows.assign(patient=["p1", ""]),
     )
-    cells = gate.cells_of_splits()
+    cells = gate.cells_of_splits(folder, fixture.LABELS)
     assert cells["patient"].tolist() == ["p1", ""]
-    assert set(cells["picture"]) == {sha256_file(tmp_path / "prepared/cells/a.png")}
+    assert set(cells["picture"]) == {sha256_file(folder / "cells/a.png")}
     outcome = next(gate_checks.duplicates_apart(SimpleNamespace(cells=cells)))  # type: ignore[arg-type]
     assert outcome.state == "refused"
 
 
-def test_a_split_of_another_manifest_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pd.DataFrame({"path": ["cells/a.png"], "unit": ["u1"]})
-    monkeypatch.setattr(gate, "PREPARED", tmp_path / "prepared")
-    prepared(
-        tmp_path / "prepared", {"cells/a.png": b"a"}, rows.assign(split="train"), rows.assign(unit="u2", patient="")
-    )
-    with pytest.raises(ConfigError, match=r"manifest\.parquet lacks"):
-        gate.cells_of_splits()
+def test_a_split_of_another_manifest_is_an_error(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"path": ["cells/a.png"], "unit": ["u1"], "label": ["L1"], "patient": [""]})
+    other = rows[["path"]].assign(path="cells/b.png", split="train")
+    with pytest.raises(ConfigError, match="dvc repro split"):
+        gate.cells_of_splits(prepared(tmp_path / "prepared", {}, other, rows), fixture.LABELS)

@@ -1,4 +1,4 @@
-"""Promotion: only what passed, only over the model it was compared with, only as the change plan approves, only once."""
+"""Promotion: only what passed, only over the model it was compared with, only as the plan approves, only once."""
 
 import os
 import shutil
