@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.figures import Floats, Integers
-from training.units import rarest_class
+from training.units import main_class
 
 LEVEL = 0.95
 
@@ -16,12 +16,12 @@ def patient_weights(
 ) -> npt.NDArray[np.float32]:
     """How often each cell counts in each resampling, [draws, n].
 
-    Units are drawn with replacement within their class (units.rarest_class), so that no draw is without a rare
+    Units are drawn with replacement within their class (units.main_class), so that no draw is without a rare
     class; a cell counts as often as its unit is drawn. Stratified cluster bootstrap: Davison and Hinkley, Bootstrap
     Methods and their Application (1997), section 3.8. Deterministic by seed, whatever the order of the cells.
     """
     names, cell_unit = np.unique(unit, return_inverse=True)
-    classes_of = rarest_class(unit, label, classes)
+    classes_of = main_class(unit, label, classes)
     stratum = np.array([classes_of[name] for name in names.tolist()], dtype=np.int64)
     rng = np.random.default_rng(seed)
     times = np.zeros((draws, len(names)), dtype=np.float32)

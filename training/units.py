@@ -1,27 +1,18 @@
-"""What is split and resampled: units, which are patients, or groups of exact duplicates where patients are unknown."""
-
-from collections.abc import Sequence
+"""What is split and resampled: units, which are patients, or groups of exact copies where patients are unknown."""
 
 import numpy as np
 import numpy.typing as npt
 
 
-def rarest_class(unit: npt.NDArray[np.str_], label: npt.NDArray[np.int64], classes: int) -> dict[str, int]:
-    """The class that each unit stands for: of the labels of its cells, the one with the fewest cells in all.
+def main_class(unit: npt.NDArray[np.str_], label: npt.NDArray[np.int64], classes: int) -> dict[str, int]:
+    """The class that each unit stands for: the one of whose cells, in all units, it holds the largest share.
 
-    A patient with blasts has healthy cells too; a rare subtype must not vanish behind them. `unit` and `label` are
-    [n]; ties go to the later class.
+    A leukemic patient has healthy cells too, and a rare subtype must not vanish behind a common one. `unit` and `label`
+    are [n]; of equal shares the later class counts.
     """
-    count = np.bincount(label, minlength=classes)
-    result: dict[str, int] = {}
-    for name, found in zip(unit.tolist(), label.tolist(), strict=True):
-        held = result.get(name)
-        if held is None or (count[found], -found) < (count[held], -held):
-            result[name] = found
-    return result
-
-
-def ordinals(unit: npt.NDArray[np.str_], names: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
-    """Position of each unit in `names`, by default in the sorted list of all; [n]."""
-    known = np.unique(unit) if names is None else np.asarray(names)
-    return np.searchsorted(known, unit).astype(np.int64)
+    names, row = np.unique(unit, return_inverse=True)
+    held = np.zeros((len(names), classes))
+    np.add.at(held, (row, label), 1)
+    share = held / np.maximum(held.sum(axis=0), 1)
+    last_of_largest = classes - 1 - share[:, ::-1].argmax(axis=1)
+    return dict(zip(names.tolist(), last_of_largest.tolist(), strict=True))

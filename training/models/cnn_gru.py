@@ -1,0 +1,87 @@
+"""The CNN-GRU of the review (section 6, figure 7): convolutions find what is where, a GRU reads the map as a
+sequence.
+
+conv + ReLU + max-pool blocks → flatten into a sequence → GRU → dense with dropout → one logit a class. The softmax
+is in serving.py, behind the temperature.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.models.stain import standardise
+
+
+@dataclass(frozen=True)
+class CnnGruConfig:
+    """What the network's shape depends on; written beside its weights."""
+
+    classes: int
+    height: int = 128
+    width: int = 128
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+    """Filters of each convolution block; each block halves the map, the first one quarters it."""
+    gru_hidden: int = 96
+    features: int = 64
+    """Width of the dense layer, whose output is what the embedding is a projection of."""
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built. Raises ValueError."""
+        shrink = 2 ** (len(self.channels) + 1)
+        if self.classes < 2:
+            raise ValueError(f"classes is {self.classes}: a classifier needs at least 2")
+        if not self.channels or self.height % shrink or self.width % shrink:
+            raise ValueError(f"{self.height}×{self.width} pixels cannot be shrunk {shrink} times: use fewer channels")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: it is a share below 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """For build/model_config.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "CnnGruConfig":
+        """The reverse of `to_json`. Raises TypeError for unknown names, ValueError for impossible shapes."""
+        return cls(**{**value, "channels": tuple(value["channels"])})
+
+
+class CnnGru(nn.Module):
+    """Density of stain in, logits and features out."""
+
+    def __init__(self, config: CnnGruConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Folding 2×2 pixels into channels quarters the costliest map, at no loss: the texture stays, in 12 channels.
+        self.fold = nn.PixelUnshuffle(2)
+        widths = (12, *config.channels)
+        self.blocks = nn.Sequential(*(_block(before, after) for before, after in pairwise(widths)))
+        self.gru = nn.GRU(config.channels[-1], config.gru_hidden, batch_first=True)
+        self.dense = nn.Linear(config.gru_hidden, config.features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(config.features, config.classes)
+
+    def forward(self, density: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [n, 3, H, W] (stain.optical_density) → logits [n, C], features [n, F]."""
+        maps = self.blocks(self.fold(standardise(density)))  # (n, c, h, w), h = H / 2^(blocks+1)
+        sequence = maps.flatten(2).transpose(1, 2)  # (n, h·w, c): the map read row by row
+        states, _ = self.gru(sequence)  # (n, h·w, hidden)
+        features = torch.relu(self.dense(self.dropout(states.mean(dim=1))))  # (n, F)
+        return self.classify(self.dropout(features)), features
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained weights."""
+    return sum(weight.numel() for weight in network.parameters())
