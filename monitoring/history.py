@@ -112,7 +112,7 @@ class History:
         return [_decision(row) for row in reversed(rows)]
 
     def memory(self) -> tuple[PolicyState, float]:
-        """What the policy remembers, and when that was last changed; an empty state and 0 at first."""
+        """What the policy remembers, and as of when; an empty state and 0 at first."""
         with self._database.read() as connection:
             return _memory_of(connection)
 
@@ -172,14 +172,12 @@ def _memory_of(connection: Connection) -> tuple[PolicyState, float]:
 
 
 def _remember(connection: Connection, memory: PolicyState, now: float) -> None:
-    """Runs, breaker and freeze are left out: the ledger has them. `saved` moves only when something changed."""
+    """Runs, breaker and freeze are left out: the ledger has them."""
     kept = replace(memory, runs=(), breaker_closed_at=None, frozen=False)
-    body = json.dumps(kept.to_json(), sort_keys=True)
-    row = connection.execute(select(_memory.c.body).where(_memory.c.name == _POLICY)).first()
-    if row is None:
-        connection.execute(insert(_memory).values(name=_POLICY, saved=now, body=body))
-    elif row[0] != body:
-        connection.execute(update(_memory).where(_memory.c.name == _POLICY).values(saved=now, body=body))
+    values = {"saved": now, "body": json.dumps(kept.to_json(), sort_keys=True)}
+    changed = connection.execute(update(_memory).where(_memory.c.name == _POLICY).values(**values))
+    if not changed.rowcount:
+        connection.execute(insert(_memory).values(name=_POLICY, **values))
 
 
 def _window(row: RowMapping) -> JudgedWindow:

@@ -61,6 +61,18 @@ class Metrics:
         self.last_window_timestamp.set(closed)
         self.last_window_age.set_function(lambda: max(0.0, time.time() - closed))
 
+    def clear_window(self) -> None:
+        """Another model is watched: what the last one's window said says nothing of it."""
+        for gauge in (
+            self.finding_figure,
+            self.finding_threshold,
+            self.finding_severity,
+            self.finding_state,
+            self.finding_cells,
+            self.finding_patients,
+        ):
+            gauge.clear()
+
     def show_decision(self, kind: str) -> None:
         """One of the kinds is 1, the others are 0."""
         for known in KINDS:

@@ -1,0 +1,136 @@
+"""`python -m monitoring`: the long-running monitor. One process, a loop in a thread, and HTTP on loopback beside it."""
+
+import fcntl
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from monitoring.background import Background
+from monitoring.history import History
+from monitoring.job import Monitor
+from monitoring.metrics import build_metrics
+from monitoring.reports import prune, write_report
+from monitoring.settings import Settings, environment_names, load_settings
+from monitoring.verdict import JudgedWindow
+from monitoring.web import Pulse, build_app
+from monitoring.window import Window
+from service.contract.artifact import Artifact
+from service.contract.errors import CommandParser, ConfigError, run_command
+from service.contract.reference import Reference
+
+SLOWEST_LOOK_S = 300.0
+SHOWN = 200
+REPORTS_WAITING = 50
+_logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM or Ctrl-C; raises ConfigError with a line that says what to do."""
+    _parser().parse_args(argv)
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    with alone(settings.work_dir / "monitor.lock"), listener(settings) as bound:
+        serve(settings, bound)
+    return 0
+
+
+def serve(settings: Settings, bound: socket.socket) -> None:
+    """Loop and HTTP, until uvicorn is told to stop."""
+    metrics = build_metrics(CollectorRegistry())
+    background = Background(REPORTS_WAITING, metrics.report_failures.inc)
+
+    def report(name: str, window: Window, artifact: Artifact, reference: Reference) -> None:
+        def job() -> None:
+            page = settings.windows_dir / f"{name}.html"
+            write_report(page, window, artifact, reference, cells=settings.report_cells, seed=settings.seed)
+            prune(settings.windows_dir, settings.reports_kept)
+
+        background.submit(f"the report of window {name}", job)
+
+    monitor = Monitor(settings, metrics, report=report if settings.reports else None)
+    pulse = Pulse(SLOWEST_LOOK_S + 4 * settings.interval_s)
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.is_set():
+            monitor.step()
+            pulse.beat()
+            stop.wait(settings.interval_s)
+
+    def windows() -> list[JudgedWindow]:
+        history = History(settings.store_url)
+        try:
+            return history.windows(last=SHOWN)
+        finally:
+            history.close()
+
+    thread = threading.Thread(target=loop, name="monitor", daemon=True)
+    app = build_app(metrics.registry, pulse, settings.windows_dir, windows)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    # uvicorn hands the signal on once it has closed: what follows must still run.
+    signal.signal(signal.SIGTERM, _leave)
+    thread.start()
+    _logger.info("the monitor listens on http://%s:%d", settings.host, settings.port)
+    try:
+        uvicorn.Server(config).run(sockets=[bound])
+    finally:
+        stop.set()
+        background.close(timeout_s=5.0)
+        thread.join(settings.retrain_grace_s)
+        monitor.stop()
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One monitor for a work folder. Raises ConfigError when another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another monitor works in {path.parent}: stop it, or set BLASTWATCH_MONITOR_WORK_DIR"
+            ) from None
+        yield
+
+
+@contextmanager
+def listener(settings: Settings) -> Iterator[socket.socket]:
+    """The bound socket. Raises ConfigError when the port is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {settings.port} on {settings.host} cannot be had ({error.strerror}): stop what listens "
+                "there, or set BLASTWATCH_MONITOR_PORT"
+            ) from None
+        yield bound
+
+
+def _parser() -> CommandParser:
+    return CommandParser(
+        prog="python -m monitoring",
+        description="Watches what the service answers: cuts windows, judges them, shows gauges on /metrics, and starts "
+        "a retraining when the policy says so. Settings come from the environment: "
+        + ", ".join(sorted(environment_names())),
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

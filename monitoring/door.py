@@ -1,0 +1,45 @@
+"""The one door to a retraining: the policy and a person meet the same freeze, breaker, budget and cooldown."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from monitoring.judge_settings import PolicySettings
+from monitoring.policy import PAGED_BLOCKS, PolicyState, Reviewed, reconsider
+from monitoring.runs import policy_state
+from service.contract.ledger import Row
+
+
+def refusal(rows: Sequence[Row], settings: PolicySettings, now: float, reviewed: Reviewed) -> str | None:
+    """Why no retraining may start now, and what to do about it; None when one may."""
+    due = PolicyState(pending=("covariate",), told=PAGED_BLOCKS)
+    state = policy_state(rows, due, saved=float("inf"))
+    block = reconsider(state, settings, now, reviewed).blocked_by
+    starts = sorted(run.started for run in state.runs)
+    match block:
+        case None:
+            return None
+        case "frozen":
+            return "triggers are frozen: `python -m monitoring.trigger resume --by ROLE` lets them go again"
+        case "running":
+            return "a retraining is running: wait for it to end"
+        case "breaker":
+            return (
+                f"the last {settings.breaker_refusals} candidates were refused: see why (`python -m "
+                "service.contract.ledger show`), then close the breaker: `python -m monitoring.trigger resume`"
+            )
+        case "budget":
+            free = starts[-settings.budget_runs] + settings.budget_period_s
+            return f"the budget of {settings.budget_runs} retrainings is spent: the next may start at {_utc(free)}"
+        case "cooldown":
+            return (
+                f"the last one started at {_utc(starts[-1])}: the next may at {_utc(starts[-1] + settings.cooldown_s)}"
+            )
+        case "reviews":
+            return (
+                f"there are {reviewed.cells} new reviewed cells with pixels, of {reviewed.patients} patients, and "
+                f"{settings.min_reviewed_cells} of {settings.min_reviewed_patients} are needed: review more"
+            )
+
+
+def _utc(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

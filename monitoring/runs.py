@@ -1,0 +1,86 @@
+"""What the ledger says about retrainings, as the policy wants it: the ledger is their only record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from monitoring.policy import Outcome, PolicyState, Run
+from service.contract.ledger import Row
+
+STARTED: Final = "retraining_started"
+FIRED: Final = "trigger_fired"
+FINISHED: Final = "retraining_finished"
+FAILED: Final = "retraining_failed"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """One retraining: when it started (seconds since the epoch), and the row that ended it, if one did."""
+
+    run: str
+    started: float
+    end: Row | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """`failed` when there was no candidate."""
+        if self.end is None:
+            return "running"
+        if self.end.kind == FAILED:
+            return "failed"
+        return "passed" if self.end.body.get("gate") == "passed" else "refused"
+
+
+def retrainings(rows: Sequence[Row]) -> list[Retraining]:
+    """Every retraining that started, in order."""
+    ends = {str(row.body.get("run")): row for row in rows if row.kind in (FINISHED, FAILED)}
+    found = []
+    for row in rows:
+        if row.kind == STARTED:
+            run = str(row.body.get("run"))
+            found.append(Retraining(run, seconds(row), ends.get(run)))
+    return found
+
+
+def open_runs(rows: Sequence[Row]) -> list[str]:
+    """Runs that were announced or started, and have no end."""
+    ended = {row.body.get("run") for row in rows if row.kind in (FINISHED, FAILED)}
+    begun = [str(row.body.get("run")) for row in rows if row.kind in (FIRED, STARTED)]
+    return [run for run in dict.fromkeys(begun) if run not in ended]
+
+
+def policy_state(rows: Sequence[Row], memory: PolicyState, saved: float) -> PolicyState:
+    """The policy's state: `memory` as of `saved`, and runs, breaker and freeze as the ledger has them.
+
+    A retraining that was due is no longer so once any run has started since: what led to that run led to one already.
+    """
+    every = retrainings(rows)
+    resumed = [seconds(row) for row in rows if row.kind == "resumed"]
+    switches = [row.kind for row in rows if row.kind in ("frozen", "resumed")]
+    taken = any(item.started >= saved for item in every)
+    return replace(
+        memory,
+        pending=() if taken else memory.pending,
+        runs=tuple(Run(item.started, item.outcome) for item in every),
+        breaker_closed_at=max(resumed, default=None),
+        frozen=bool(switches) and switches[-1] == "frozen",
+    )
+
+
+def used_until(rows: Sequence[Row]) -> float:
+    """Reviews up to this moment (seconds since the epoch) went into a candidate; 0 when there was none."""
+    return max((item.started for item in retrainings(rows) if item.outcome in ("passed", "refused")), default=0.0)
+
+
+def outcomes(rows: Sequence[Row]) -> dict[str, int]:
+    """{outcome: how many retrainings}."""
+    counts: dict[str, int] = dict.fromkeys(("running", "passed", "refused", "failed"), 0)
+    for item in retrainings(rows):
+        counts[item.outcome] += 1
+    return counts
+
+
+def seconds(row: Row) -> float:
+    """A row's time in seconds since the epoch."""
+    return datetime.fromisoformat(row.time).timestamp()

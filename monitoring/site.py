@@ -1,0 +1,37 @@
+"""What the monitor works with, opened in one place."""
+
+from dataclasses import dataclass
+
+from monitoring.history import History
+from monitoring.settings import Settings
+from monitoring.trigger import LocalTrigger, NoTrigger, Trigger
+from service.contract.artifact import FolderModelStore
+from service.contract.ledger import Ledger
+from service.contract.pixels import PixelStore
+from service.contract.store import Store
+
+
+@dataclass
+class Site:
+    """One database behind store, ledger and history; two folders; and what starts a retraining."""
+
+    store: Store
+    ledger: Ledger
+    history: History
+    pixels: PixelStore
+    models: FolderModelStore
+    trigger: Trigger
+
+
+def open_site(settings: Settings) -> Site:
+    """The site that the settings name. Raises StoreUnavailable while its database is away."""
+    ledger = Ledger(settings.store_url)
+    make = LocalTrigger if settings.trigger == "local" else NoTrigger
+    return Site(
+        store=Store(settings.store_url),
+        ledger=ledger,
+        history=History(settings.store_url),
+        pixels=PixelStore(settings.pixels_dir),
+        models=FolderModelStore(settings.models),
+        trigger=make(ledger, settings),
+    )

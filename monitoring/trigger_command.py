@@ -1,0 +1,99 @@
+"""The trigger's command line: what a person may do to it, through the same door as the policy."""
+
+import argparse
+import time
+
+from monitoring.door import refusal
+from monitoring.policy import PolicyState
+from monitoring.reviews import unused
+from monitoring.runs import open_runs, policy_state, retrainings, used_until
+from monitoring.settings import Settings, load_settings
+from monitoring.trigger import LOG, LocalTrigger, Reason
+from service.contract.errors import CommandParser, ConfigError
+from service.contract.ledger import Ledger
+from service.contract.pixels import PixelStore
+from service.contract.store import Store
+
+POLL_S = 0.5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; raises BlastwatchError with a line that says what to do."""
+    arguments = _parser().parse_args(argv)
+    settings = load_settings()
+    ledger = Ledger(settings.store_url, create=False)
+    match arguments.command:
+        case "retrain":
+            return _retrain(arguments, settings, ledger)
+        case "freeze":
+            ledger.append("frozen", by=_said(arguments.by, "--by"), why=_said(arguments.why, "--why"))
+            print("triggers are frozen; a retraining that runs is not stopped")
+        case "resume":
+            ledger.append("resumed", by=_said(arguments.by, "--by"), why=arguments.why)
+            print("triggers may fire again; the breaker is closed")
+        case "status":
+            _status(settings, ledger)
+    return 0
+
+
+def _retrain(arguments: argparse.Namespace, settings: Settings, ledger: Ledger) -> int:
+    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(ledger.rows()))
+    trigger = LocalTrigger(ledger, settings)
+    run = trigger.fire(Reason(_said(arguments.why, "--why"), by=_said(arguments.by, "--by")), reviewed)
+    print(f"retraining {run} runs; its log: {settings.work_dir / run / LOG}", flush=True)
+    if not arguments.wait:
+        return 0
+    try:
+        while trigger.watch(time.time()):
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        print("no longer waiting; the retraining goes on")
+        raise
+    item = next(item for item in retrainings(ledger.rows()) if item.run == run)
+    body = item.end.body if item.end else {}
+    print(f"retraining {run}: {item.outcome}" + (f" ({body['reason']})" if "reason" in body else ""))
+    for reason in body.get("reasons", []):
+        print(f"  {reason}")
+    return 1 if item.outcome == "failed" else 0
+
+
+def _status(settings: Settings, ledger: Ledger) -> None:
+    rows = ledger.rows()
+    state = policy_state(rows, PolicyState(), saved=0.0)
+    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(rows))
+    print(f"in production: {ledger.production() or 'nothing yet'}")
+    print(f"frozen: {'yes' if state.frozen else 'no'}")
+    print(f"running: {', '.join(open_runs(rows)) or 'nothing'}")
+    print(f"new reviewed cells with pixels: {reviewed.cells}, of {reviewed.patients} patients")
+    print(f"a retraining may start: {refusal(rows, settings.policy, time.time(), reviewed) or 'yes'}")
+    for item in retrainings(rows)[-5:]:
+        print(f"  {item.run}  {item.outcome}")
+
+
+def _said(text: str, option: str) -> str:
+    if not text.strip():
+        raise ConfigError(f"{option} is empty: say it, it goes on record")
+    return text.strip()
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m monitoring.trigger",
+        description="Start a retraining, stop triggers from firing, or let them go again. Everything goes on record in "
+        "the ledger. Settings are those of the monitor (BLASTWATCH_…).",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    retrain = commands.add_parser(
+        "retrain", help="start a retraining now, if freeze, breaker, budget, cooldown and reviews allow it"
+    )
+    retrain.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the ledger")
+    retrain.add_argument("--by", default="operator", metavar="ROLE", help="who asks, as a role (default: %(default)s)")
+    retrain.add_argument("--wait", action="store_true", help="wait for its end and print the result; 1 when it failed")
+    freeze = commands.add_parser("freeze", help="let nothing start a retraining until `resume`")
+    freeze.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the ledger")
+    freeze.add_argument("--by", default="operator", metavar="ROLE", help="who asks, as a role (default: %(default)s)")
+    resume = commands.add_parser("resume", help="end a freeze, and close the breaker that refused candidates opened")
+    resume.add_argument("--by", required=True, metavar="ROLE", help="who decides, as a role, not a name")
+    resume.add_argument("--why", default="", metavar="TEXT", help="the reason, for the ledger")
+    commands.add_parser("status", help="what runs, what ran, and whether one may start")
+    return parser
