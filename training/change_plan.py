@@ -26,7 +26,7 @@ class _Part(BaseModel):
 
 
 class Range(_Part):
-    """A hyperparameter that may take any number in [minimum, maximum]."""
+    """A hyperparameter that may take any number in [minimum, maximum], or a list of such numbers."""
 
     minimum: float
     maximum: float
@@ -38,7 +38,9 @@ class Range(_Part):
         return self
 
     def allows(self, value: object) -> bool:
-        """Whether `value` is a number inside the range (a boolean is not a number here)."""
+        """Whether `value` is inside the range; a boolean is not a number here, and an empty list is nothing."""
+        if isinstance(value, list):
+            return bool(value) and all(self.allows(element) for element in value)
         return isinstance(value, int | float) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
 
     def __str__(self) -> str:

@@ -1,11 +1,14 @@
 """The change plan is a file that a program enforces: what it cannot enforce, it refuses to read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from service.contract.errors import ConfigError
+from tests.support import evidence
+from training import gate_checks
 from training.change_plan import PLAN_FILE, Choice, Range, load_plan, parse_plan
 
 REPO = Path(__file__).parents[2]
@@ -65,7 +68,19 @@ def test_no_plan_means_no_judgement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "allowed"), [(1, True), (3, True), (2.5, True), (0.99, False), (3.01, False), (True, False), ("2", False)]
+    ("value", "allowed"),
+    [
+        (1, True),
+        (3, True),
+        (2.5, True),
+        (0.99, False),
+        (3.01, False),
+        (True, False),
+        ("2", False),
+        ([1, 2], True),
+        ([1, 4], False),
+        ([], False),
+    ],
 )
 def test_a_range_takes_numbers_up_to_its_ends(value: object, allowed: bool) -> None:
     assert Range(minimum=1, maximum=3).allows(value) is allowed
@@ -78,3 +93,12 @@ def test_a_choice_tells_types_apart(value: object, allowed: bool) -> None:
 
 def test_a_range_refuses_what_is_not_a_number_at_all() -> None:
     assert not Range(minimum=0, maximum=1).allows(float("nan"))
+
+
+def test_what_the_repository_trains_with_is_inside_what_was_assessed() -> None:
+    parameters = yaml.safe_load((REPO / "params.yaml").read_text())
+    good = evidence.good()
+    own = replace(good, plan=parse_plan(text()), parameters=parameters)
+    for check in (gate_checks.hyperparameters, gate_checks.field, gate_checks.intended_use):
+        assert [outcome.reason for outcome in check(own)] == [""]
+    assert list(parse_plan(text()).must_not_change.labels) == parameters["data"]["labels"]
