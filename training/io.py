@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -61,7 +61,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ConfigError(f"{path} is missing: `dvc repro` makes it")
     try:
-        return cast("pd.DataFrame", pd.read_parquet(path, engine="pyarrow"))
+        return pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}): run `dvc repro --force` for the stage that makes it"

@@ -47,8 +47,8 @@ COLUMNS = (
     "unit",
     *STATISTICS,
 )
-"""path: relative to the manifest's folder. sha256: of the source's bytes. pixel_size_um: of the source, 0 unknown. group: the
-same for exact copies. unit: what must not be divided by a split: the patient, else the group."""
+"""path: relative to the manifest's folder. sha256: of the source's bytes. pixel_size_um: of the source, 0 unknown.
+group: the same for exact copies. unit: what must not be divided by a split: the patient, else the group."""
 _CHUNK = 32
 _EXAMPLES = 20
 
@@ -72,8 +72,8 @@ def prepare(
 ) -> Prepared:
     """Decode every cell of `datasets` to `field` and write it to the folder `cells_dir`, in one step.
 
-    Raises DatasetError for an unknown label, a label without cells, a picture that cannot be read, and one picture with two
-    labels; each names the source. Nothing is left behind then.
+    Raises DatasetError for an unknown label, a label without cells, a picture that cannot be read, and one picture with
+    two labels; each names the source. Nothing is left behind then.
     """
     aside = aside_of(cells_dir)
     aside.mkdir(parents=True)
@@ -105,8 +105,8 @@ def _checked(dataset: Dataset, labels: Sequence[str]) -> Iterator[SourceCell]:
     for cell in dataset.cells():
         if cell.label not in labels:
             raise DatasetError(
-                f"{cell.source} has the label {cell.label!r}, which data.labels in params.yaml lacks ({', '.join(labels)}): add "
-                "it there, or correct the source"
+                f"{cell.source} has the label {cell.label!r}, which data.labels in params.yaml lacks "
+                f"({', '.join(labels)}): add it there, or correct the source"
             )
         yield cell
 
@@ -189,7 +189,8 @@ def _summary(
     counts = Counter(manifest["label"])
     if missing := [label for label in labels if not counts[label]]:
         raise DatasetError(
-            f"no cell has the label {', '.join(missing)}: take it out of data.labels in params.yaml, or add a source that has it"
+            f"no cell has the label {', '.join(missing)}: take it out of data.labels in params.yaml, or add a source "
+            "that has it"
         )
     notes = [f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes]
     if copies:
@@ -197,9 +198,9 @@ def _summary(
     anonymous = manifest["patient"] == ""
     if anonymous.any():
         notes.append(
-            f"WARNING: {int(anonymous.sum())} cells of {', '.join(sorted(set(manifest.loc[anonymous, 'site'])))} name no "
-            "patient. Each picture is a unit of its own, so cells of one person may be both trained on and tested with: figures "
-            "on them are too good"
+            f"WARNING: {int(anonymous.sum())} cells of {', '.join(sorted(set(manifest.loc[anonymous, 'site'])))} name "
+            "no patient. Each picture is a unit of its own, so cells of one person may be both trained on and tested "
+            "with: figures on them are too good"
         )
     malignant = {label for dataset in datasets for label in dataset.malignant}
     with_patient = manifest[~anonymous]
@@ -229,7 +230,8 @@ def examples(
     captions = {}
     for label in labels:
         rows = manifest[manifest["label"] == label]
-        chosen = rows["path"].iloc[evenly(len(rows), _EXAMPLES)]
+        paths = rows["path"].tolist()
+        chosen = [paths[k] for k in evenly(len(rows), _EXAMPLES)]
         pictures[label] = [decode((prepared / path).read_bytes()) for path in chosen]
         captions[label] = f"{label}: {len(rows)} cells of {rows['unit'].nunique()} patients or pictures"
     return contact_sheet(pictures, captions=captions, field_um=field.field_um if scale_known else 0.0)
@@ -244,7 +246,7 @@ def field_of(values: Mapping[str, object]) -> Field:
         raise ConfigError(
             f"params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, not {dict(values)}"
         )
-    return Field(**{name: kind(values[name]) for name, kind in names.items()})  # type: ignore[arg-type]
+    return Field(**{name: kind(values[name]) for name, kind in names.items()})
 
 
 def main(argv: list[str] | None = None) -> int:

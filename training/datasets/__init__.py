@@ -1,4 +1,4 @@
-"""Data sets: one file a set, one small Protocol. A set only names its cells; `training.prepare` decodes and checks them."""
+"""Data sets: one file a set, one small Protocol. A set names its cells; `training.prepare` decodes and checks them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from service.contract.errors import ConfigError
 class SourceCell:
     """One cell as its source has it, before it is brought to a model's field.
 
-    `image` is the file's bytes; `patient` a stable id or pseudonym, "" when the set names none; `pixel_size_um` is µm per
-    pixel, 0 when unknown; `source` says where it comes from (set and file), for people.
+    `image` is the file's bytes; `patient` a stable id or a pseudonym, never a real patient's id, "" when the set names
+    none; `pixel_size_um` is µm per pixel, 0 when unknown; `source` says where it comes from (set and file), for people.
     """
 
     image: bytes

@@ -1,9 +1,9 @@
-"""Cells that readers labelled in service: exported from the review store into a folder, and read from there as a data set.
+"""Cells that readers labelled in service: exported from the review store into a folder, and read back as a data set.
 
     python -m training.datasets.reviewed export --store URL --pixels DIR --out data/reviewed/cells
 
-The folder (cells.parquet and images/<pixels_sha256>.png) is what DVC versions. A cell's label is the reader's, never the
-model's own answer, which is not even exported: a model must not learn from itself.
+The folder (cells.parquet and images/<pixels_sha256>.png) is what DVC versions. A cell's label is the reader's, never
+the model's own answer, which is not even exported: a model must not learn from itself.
 """
 
 import os
@@ -55,8 +55,8 @@ class Reviewed:
         self._root = root
         if not (root / TABLE).is_file():
             raise DatasetError(
-                f"reviewed: there is no {root / TABLE}: run `python -m training.datasets.reviewed export --out {root}`, or "
-                "`dvc pull` if the export is versioned"
+                f"reviewed: there is no {root / TABLE}: run `python -m training.datasets.reviewed export "
+                f"--out {root}`, or `dvc pull` if the export is versioned"
             )
         table = read_parquet(root / TABLE)
         if tuple(table.columns) != COLUMNS or table.empty:
@@ -116,8 +116,8 @@ def newest_per_picture(pairs: list[Pair]) -> list[Pair]:
 def export(store: Store, pixels: PixelStore, out: Path, *, field_um: float) -> tuple[int, int]:
     """Write the reviewed cells whose pixels are kept to the folder `out`, in one step; → (written, pixels gone).
 
-    Kept pixels show the model's field: `field_um` across their width. Test traffic and disputed records stay out. Raises
-    DatasetError when there is nothing to export; StoreUnavailable as the store does.
+    Kept pixels show the model's field: `field_um` across their width. Test traffic and disputed records stay out.
+    Raises DatasetError when there is nothing to export; StoreUnavailable as the store does.
     """
     rows: list[dict[str, object]] = []
     gone = 0

@@ -8,13 +8,14 @@ Labels are morphology (FAB), not diagnoses.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from service.contract.errors import ConfigError
 from training.datasets import FAB_BLASTS, SourceCell
+from training.datasets.smear.canvas import CANVAS, PIXEL_UM, SIDE
 from training.datasets.smear.dice import Dice, Floats
 from training.datasets.smear.morphology import (
     KIND_NAMES,
@@ -24,15 +25,15 @@ from training.datasets.smear.morphology import (
     draw_individual,
     draw_morphology,
 )
-from training.datasets.smear.render import PIXEL_UM, draw_concentrations
-from training.datasets.smear.scanner import CANVAS, SIDE, Scanner, draw_exposure, expose, stored
+from training.datasets.smear.render import draw_concentrations
+from training.datasets.smear.scanner import Scanner, draw_exposure, expose, stored
 from training.datasets.smear.stain import Smear, Stain, draw_smear, optical_density
 from training.datasets.smear.texture import white
 
 LABELS = ("healthy", *FAB_BLASTS)
 HEALTHY_SHARE = 0.12
 """Of a leukemic patient's cells: lymphocytes that are not blasts."""
-SMALL_SHARE = 0.6
+SMALL_SHARE = 0.5
 """Of healthy lymphocytes."""
 _BATCH = 16
 _PATIENT_DICE, _CELL_DICE = 64, 512
@@ -94,8 +95,14 @@ class Patients:
 
     def of(self, index: npt.NDArray[np.int64]) -> "Patients":
         """Rows for cells."""
-        pick = lambda part: replace(part, **{name: value[index] for name, value in vars(part).items()})  # noqa: E731
-        return Patients(pick(self.individual), pick(self.smear), self.balance[index])
+        return Patients(_rows(self.individual, index), _rows(self.smear, index), self.balance[index])
+
+
+Effects = TypeVar("Effects", Individual, Smear)
+
+
+def _rows(effects: Effects, index: npt.NDArray[np.int64]) -> Effects:
+    return replace(effects, **{name: value[index] for name, value in vars(effects).items()})
 
 
 def draw_patients(site: Site, seed: int, names: list[str]) -> Patients:
@@ -166,7 +173,8 @@ def stream(
 ) -> list[SourceCell]:
     """Cells as a hospital would send them: patients in random order, each one's cells together.
 
-    `prefix` keeps these patients apart from those of other streams. Raises ConfigError for an unknown site or diagnosis.
+    `prefix` keeps these patients apart from those of other streams. Raises ConfigError for an unknown site or
+    diagnosis.
     """
     config = SyntheticConfig(
         seed=seed, site=site, patients=dict(patients), cells_per_patient=cells_per_patient, prefix=prefix

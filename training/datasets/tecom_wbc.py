@@ -1,7 +1,7 @@
 """Real white cells: "Dataset 1" of segmentation_WBC, 300 crops of about 120 × 120 pixels from Jiangxi Tecom, China.
 
-Source: github.com/zxaoyou/segmentation_WBC (GPL-3.0); cite Zheng et al., Micron 107 (2018) 55–71. The set names no patients
-and no scale, its labels were not double-checked by experts, and it has no blasts: nothing in it is malignant.
+Source: github.com/zxaoyou/segmentation_WBC (GPL-3.0); cite Zheng et al., Micron 107 (2018) 55–71. The set names no
+patients and no scale, its labels were not double-checked by experts, and it has no blasts: nothing in it is malignant.
 """
 
 import csv

@@ -2,6 +2,6 @@
 
 morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
 stain        dyes, and how a patient's smear took them up
-render       morphology → concentration of each dye at each pixel
+render       morphology → concentration of each dye at each pixel (white_cell, surroundings)
 scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels
 """

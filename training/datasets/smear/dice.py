@@ -27,7 +27,7 @@ class Dice:
 
     def normal(self, mean: npt.ArrayLike = 0.0, sd: npt.ArrayLike = 1.0, size: int | None = None) -> Floats:
         """Normal, cut at ± 3 SD so that no picture is a freak: [n], or [n, size]."""
-        return np.asarray(mean) + np.asarray(sd) * np.clip(ndtri(self._take(size)), -3.0, 3.0)
+        return np.asarray(np.asarray(mean) + np.asarray(sd) * np.clip(ndtri(self._take(size)), -3.0, 3.0))
 
     def happens(self, probability: npt.ArrayLike, size: int | None = None) -> npt.NDArray[np.bool_]:
         """True with the given probability: [n], or [n, size]."""
@@ -43,4 +43,4 @@ class Dice:
             raise ValueError(f"dice capacity {self._uniform.shape[1]} is used up")
         columns = self._uniform[:, self._used : self._used + width]
         self._used += width
-        return columns[:, 0] if size is None else columns
+        return np.asarray(columns[:, 0] if size is None else columns)

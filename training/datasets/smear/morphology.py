@@ -1,7 +1,8 @@
 """What cells of a kind look like: one row a kind, and cells drawn from it.
 
-Sources: the FAB group's description of L1–L3 and haematology texts, as collected in the project's morphology table. Sources
-disagree on L1's size and cells vary, so the distributions overlap: no single figure tells a kind.
+Sources: Bennett et al., "Proposals for the classification of the acute leukaemias" (FAB), Br J Haematol 33 (1976)
+451–458, and haematology texts. They disagree on L1's size, and cells vary, so the distributions overlap: no single
+figure tells a kind.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ GRANULES = 10
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind's distributions. Pairs are (mean, SD) unless said otherwise; lengths in µm; contrasts relative to the mean."""
+    """A kind's distributions. Pairs are (mean, SD) unless said otherwise; lengths in µm; contrasts are relative."""
 
     label: str
     diameter: tuple[float, float]
@@ -60,7 +61,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "small lymphocyte": Kind(
         label="healthy",
-        diameter=(9.2, 0.9),
+        diameter=(9.6, 0.9),
         diameter_range=(7.0, 11.5),
         nucleus_ratio=(0.87, 0.03),
         oval=0.05,
@@ -69,8 +70,8 @@ KINDS: dict[str, Kind] = {
         notch_depth=0.10,
         folded=0.0,
         chromatin_density=(1.15, 0.12),
-        clump=(0.30, 0.05),
-        clump_um=2.0,
+        clump=(0.26, 0.06),
+        clump_um=2.3,
         stipple=(0.06, 0.02),
         stipple_um=0.8,
         nucleoli=(0, 0),
@@ -91,8 +92,8 @@ KINDS: dict[str, Kind] = {
         notch_depth=0.14,
         folded=0.0,
         chromatin_density=(1.02, 0.12),
-        clump=(0.24, 0.05),
-        clump_um=2.1,
+        clump=(0.22, 0.06),
+        clump_um=2.3,
         stipple=(0.07, 0.02),
         stipple_um=0.8,
         nucleoli=(0, 0),
@@ -104,7 +105,7 @@ KINDS: dict[str, Kind] = {
     ),
     "L1": Kind(
         label="L1",
-        diameter=(11.8, 1.3),
+        diameter=(11.5, 1.3),
         diameter_range=(9.0, 15.0),
         nucleus_ratio=(0.89, 0.03),
         oval=0.06,
@@ -150,7 +151,7 @@ KINDS: dict[str, Kind] = {
         label="L3",
         diameter=(13.4, 1.0),
         diameter_range=(11.0, 16.5),
-        nucleus_ratio=(0.79, 0.03),
+        nucleus_ratio=(0.76, 0.04),
         oval=0.06,
         irregular=0.012,
         indented=0.06,
@@ -165,7 +166,7 @@ KINDS: dict[str, Kind] = {
         nucleolus_radius=(0.65, 0.12),
         nucleolus_contrast=0.6,
         basophilia=(0.85, 0.15),
-        vacuoles=(5, 16),
+        vacuoles=(8, 18),
         granules=(0, 0),
     ),
 }
@@ -182,9 +183,9 @@ class Morphology:
     nucleus_offset: Floats  # [n, 2]
     cell_waves: Floats  # [n, 2, HARMONICS]: cosine and sine amplitudes, relative to the radius
     nucleus_waves: Floats
-    notch_angle: Floats  # [n, NOTCHES]
-    notch_depth: Floats  # relative to the radius, 0 where there is none
-    notch_width: Floats  # radians
+    notches: (
+        Floats  # [n, NOTCHES, 3]: direction, depth relative to the radius (0 where there is none), width in radians
+    )
     fold: Floats  # [n, 4]: strength (0 none), angle, offset and curvature
     chromatin: Floats
     clump: Floats
@@ -256,7 +257,14 @@ def draw_morphology(kind: npt.NDArray[np.int64], patient: Individual, dice: Dice
     cell_waves += nucleus_waves * np.clip(ratio, 0, 1)[:, None, None] ** 3 * 0.6
 
     notched = dice.happens(figure("indented")[:, None], NOTCHES)
-    depth = figure("notch_depth")[:, None] * np.exp(dice.normal(0.0, 0.35, NOTCHES))
+    notches = np.stack(
+        [
+            dice.uniform(0.0, 2 * np.pi, NOTCHES),
+            notched * figure("notch_depth")[:, None] * np.exp(dice.normal(0.0, 0.35, NOTCHES)),
+            dice.uniform(0.18, 0.42, NOTCHES),
+        ],
+        axis=2,
+    )
     folds = dice.happens(figure("folded"))
     fold = np.stack(
         [
@@ -275,9 +283,7 @@ def draw_morphology(kind: npt.NDArray[np.int64], patient: Individual, dice: Dice
         nucleus_offset=offset,
         cell_waves=cell_waves,
         nucleus_waves=nucleus_waves,
-        notch_angle=dice.uniform(0.0, 2 * np.pi, NOTCHES),
-        notch_depth=np.where(notched, depth, 0.0),
-        notch_width=dice.uniform(0.18, 0.42, NOTCHES),
+        notches=notches,
         fold=fold,
         chromatin=drawn("chromatin_density"),
         clump=np.clip(drawn("clump") * patient.clump, 0.0, None),
@@ -289,7 +295,7 @@ def draw_morphology(kind: npt.NDArray[np.int64], patient: Individual, dice: Dice
         basophilia=np.clip(drawn("basophilia") * patient.basophilia, 0.08, None),
         halo=dice.uniform(0.0, 0.5),
         vacuoles=_spots(
-            dice, VACUOLES, figure("vacuoles"), 0.35 * diameter / 2, 0.9 * diameter / 2, dice.uniform(0.35, 0.6)
+            dice, VACUOLES, figure("vacuoles"), 0.55 * diameter / 2, 0.84 * diameter / 2, dice.uniform(0.45, 0.75)
         ),
         granules=_spots(
             dice, GRANULES, figure("granules"), 0.5 * radius, 0.85 * diameter / 2, dice.uniform(0.18, 0.28)
@@ -306,7 +312,7 @@ def _spots(
     radius: Floats,
     centre: Floats | None = None,
 ) -> Floats:
-    """[n, slots, 3]: x, y and radius of spots strewn evenly over the ring inner…outer; radius 0 beyond each row's count."""
+    """[n, slots, 3]: x, y, radius of spots strewn evenly over the ring inner…outer; radius 0 beyond a row's count."""
     number = dice.count(*fewest_most.T)
     inner = np.broadcast_to(np.asarray(inner, dtype=np.float64), outer.shape)[:, None]
     distance = np.sqrt(dice.uniform(inner**2, outer[:, None] ** 2, slots))

@@ -8,13 +8,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import fft
 
+from training.datasets.smear.canvas import CANVAS, MARGIN, SIDE
 from training.datasets.smear.dice import Dice, Floats
 from training.datasets.smear.texture import Image32, frequencies
 
-SIDE = 128
-MARGIN = 8
-"""Rendered around the picture and cut off, so that blur does not wrap around its edges."""
-CANVAS = SIDE + 2 * MARGIN
 _LEVELS = 4096
 
 

@@ -12,31 +12,33 @@ ANGLES = 512
 _THETA = np.arange(ANGLES) * (2 * np.pi / ANGLES)
 
 
-def outline(
-    radius: Floats, waves: Floats, notch_angle: Floats | None, notch_depth: Floats | None, notch_width: Floats | None
-) -> Image32:
-    """Radius at each of ANGLES directions, [n, ANGLES]: a circle with harmonics (from the 2nd) and notches."""
+def outline(radius: Floats, waves: Floats, notches: Floats | None = None) -> Image32:
+    """Radius at each of ANGLES directions, [n, ANGLES]: a circle with harmonics and notches.
+
+    `waves` [n, 2, k]: cosine and sine amplitudes of the 2nd and higher harmonics; `notches` [n, m, 3]: direction, depth
+    and width, angles in radians; amplitudes and depths relative to the radius.
+    """
     order = np.arange(2, 2 + waves.shape[2])[:, None] * _THETA
     bent = 1.0 + np.einsum("nk,ka->na", waves[:, 0], np.cos(order)) + np.einsum("nk,ka->na", waves[:, 1], np.sin(order))
-    if notch_angle is not None and notch_depth is not None and notch_width is not None:
-        for k in range(notch_angle.shape[1]):
-            apart = np.angle(np.exp(1j * (_THETA - notch_angle[:, k, None])))
-            bent *= 1.0 - notch_depth[:, k, None] * np.exp(-0.5 * (apart / notch_width[:, k, None]) ** 2)
-    return (radius[:, None] * bent).astype(np.float32)
+    for notch in () if notches is None else notches.transpose(1, 2, 0):
+        direction, depth, width = notch[:, :, None]
+        apart = (_THETA - direction + np.pi) % (2 * np.pi) - np.pi
+        bent *= 1.0 - depth * np.exp(-0.5 * (apart / width) ** 2)
+    return np.asarray(radius[:, None] * bent, dtype=np.float32)
 
 
 def inside(dx: Image32, dy: Image32, table: Image32) -> Image32:
-    """Distance to the outline along the ray from its centre, positive inside: [n, side, side], in the unit of dx, dy."""
+    """Distance to the outline along the ray from its centre, positive inside: [n, side, side], unit of dx and dy."""
     turns = np.arctan2(dy, dx) * np.float32(ANGLES / (2 * np.pi))
     index = turns.astype(np.int32) & (ANGLES - 1)
     n = len(index)
     at = np.take_along_axis(table, index.reshape(n, -1), axis=1).reshape(index.shape)
-    return at - np.sqrt(dx * dx + dy * dy)
+    return np.asarray(at - np.sqrt(dx * dx + dy * dy), dtype=np.float32)
 
 
 def ramp(distance: Image32, width: float) -> Image32:
     """0 outside, 1 inside, linear over `width` around the edge."""
-    return np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0.0, 1.0)
+    return np.asarray(np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0.0, 1.0), dtype=np.float32)
 
 
 def stamp(
@@ -48,9 +50,9 @@ def stamp(
     profile: Callable[[Image32, Image32], Image32],
     how: np.ufunc = np.add,
 ) -> None:
-    """Draw items into `onto` [n, side, side]: item k into row `rows[k]` at pixel (x[k], y[k]); beyond the border it is cut.
+    """Draw items into `onto` [n, side, side]: item k into row `rows[k]` at pixel (x[k], y[k]), cut at the border.
 
-    `profile(dx, dy)` gets pixel offsets [m, patch, patch] from each item's centre and gives the values to combine by `how`.
+    `profile(dx, dy)` gets pixel offsets [m, patch, patch] from each item's centre and gives what to combine by `how`.
     """
     if not len(rows):
         return

@@ -33,7 +33,7 @@ class Stain:
     """All dyes."""
     azure: float = 1.0
     """Purple and blue against pink: the buffer's pH."""
-    strength_sd: float = 0.22
+    strength_sd: float = 0.26
     balance_sd: float = 0.16
     """Purple and blue up, pink down, or the other way round."""
     dye_sd: float = 0.12
@@ -68,7 +68,7 @@ def draw_smear(stain: Stain, dice: Dice, patients: int) -> Smear:
     return Smear(
         absorbance=ABSORBANCE * hue * (strength[:, None] * tilt * own)[:, :, None],
         cell_sd=np.full(patients, stain.cell_sd),
-        crowding=np.exp(dice.uniform(np.log(2.0), np.log(11.0))),
+        crowding=np.exp(dice.uniform(np.log(2.5), np.log(18.0))),
         red_cell_um=dice.normal(7.2, 0.2),
         pallor=dice.uniform(0.45, 1.1),
         red_shape=dice.uniform(0.015, 0.05),

@@ -14,7 +14,7 @@ Spectrum = npt.NDArray[np.complex64]
 def frequencies(side: int) -> Image32:
     """Radial frequency of `rfft2` bins of a side × side picture, cycles per pixel: [side, side // 2 + 1]."""
     rows, columns = np.fft.fftfreq(side), np.fft.rfftfreq(side)
-    return np.hypot(rows[:, None], columns[None, :]).astype(np.float32)
+    return np.asarray(np.hypot(rows[:, None], columns[None, :]), dtype=np.float32)
 
 
 def band(spectrum: Spectrum, wavelength_px: npt.NDArray[np.float64], octaves: float) -> Image32:
@@ -33,4 +33,4 @@ def band(spectrum: Spectrum, wavelength_px: npt.NDArray[np.float64], octaves: fl
 def white(generator: np.random.Generator, side: int) -> Spectrum:
     """A white spectrum for `band`, [side, side // 2 + 1]."""
     parts = generator.standard_normal((side, side // 2 + 1, 2), dtype=np.float32)
-    return parts.view(np.complex64)[:, :, 0]
+    return np.asarray(parts.view(np.complex64)[:, :, 0])
