@@ -147,7 +147,7 @@ def canonical_json(value: Mapping[str, Any]) -> str:
 
 def version_of(model_bytes: bytes, manifest: Manifest) -> str:
     """The version: 32 hex characters of SHA-256 over the graph and every manifest field that changes an answer."""
-    fields = manifest.model_dump(mode="json", exclude=_INFORMATIONAL)
+    fields = manifest.model_dump(exclude=_INFORMATIONAL)
     text = canonical_json({**fields, "model_sha256": hashlib.sha256(model_bytes).hexdigest()})
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -176,7 +176,8 @@ def write_artifact(
         write_atomic(aside / MODEL_CARD, model_card)
         files = {name: sha256_file(aside / name) for name in LISTED}
         manifest = manifest_fields.model_copy(update={"files": files})
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False)
+        # pydantic's own JSON would write a NaN as null.
+        text = json.dumps(manifest.model_dump(), indent=2, sort_keys=True, allow_nan=False)
         write_atomic(aside / MANIFEST, text + "\n")
         version = read_artifact(aside).version
         replace_dir(aside, dest)

@@ -19,8 +19,6 @@
 Adapters look the status up along the MRO; the message is one line that says what to do and never holds a patient id.
 """
 
-# ruff: noqa: N818 — the names are the ones that callers, adapters and the documents use
-
 import argparse
 import os
 import sys

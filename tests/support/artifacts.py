@@ -32,7 +32,7 @@ def tiny_artifact(
     thresholds: Thresholds | None = None,
     scale_known: bool = True,
 ) -> Artifact:
-    """Write an artifact whose graph reads mean colours: softmax(mean · W + bias). Other bias or seed: other version.
+    """Write an artifact whose graph reads mean colours: softmax(colour · W + bias). Other bias or seed: other version.
 
     `malignant` is every label but the first by default; the default thresholds refer nothing.
     """
@@ -75,23 +75,26 @@ def tiny_graph(classes: int, *, bias: Sequence[float] | None = None, size: int =
         "weight": rng.normal(0, 8, (3, classes)).astype(np.float32),
         "bias": np.zeros(classes, np.float32) if bias is None else np.asarray(bias, np.float32),
         "projection": rng.normal(0, 1, (3, EMBEDDING_SIZE)).astype(np.float32),
-        "white": np.float32(255),
+        "scale": np.float32(1 / (255 * size * size)),
         "middle": np.full(3, 0.7, np.float32),
         "rows": np.array([-1, length], np.int64),
         "positions": np.arange(length, dtype=np.int64) * CHECK_MULTIPLIER % CHECK_MODULUS + 1,
-        "plane": np.array([1, 2], np.int64),
+        "pixels": np.array([-1, size * size, 3], np.int64),
         "last": np.array([1], np.int64),
     }
     nodes = [
-        helper.make_node("Cast", ["image"], ["values"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["values", "white"], ["scaled"]),
-        helper.make_node("ReduceMean", ["scaled", "plane"], ["colour"], keepdims=0),
+        # Summed as integers: a cell's mean colour is then the same to the last bit in any batch.
+        helper.make_node("Reshape", ["image", "pixels"], ["list"]),
+        helper.make_node("Cast", ["list"], ["counts"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["counts", "last"], ["sums"], keepdims=0),
+        helper.make_node("Cast", ["sums"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["values", "scale"], ["mean"]),
+        helper.make_node("Sub", ["mean", "middle"], ["colour"]),
         helper.make_node("MatMul", ["colour", "weight"], ["weighted"]),
         helper.make_node("Add", ["weighted", "bias"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         helper.make_node("MatMul", ["colour", "projection"], ["embedding"]),
-        helper.make_node("Sub", ["colour", "middle"], ["offset"]),
-        helper.make_node("ReduceSumSquare", ["offset", "last"], ["ood_score"], keepdims=0),
+        helper.make_node("ReduceSumSquare", ["colour", "last"], ["ood_score"], keepdims=0),
         helper.make_node("Reshape", ["image", "rows"], ["flat"]),
         helper.make_node("Cast", ["flat"], ["integers"], to=TensorProto.INT64),
         helper.make_node("Mul", ["integers", "positions"], ["products"]),
