@@ -12,7 +12,6 @@ Exit code: 0 the candidate passed or was refused, 1 the retraining failed, 2 bad
 an earlier run is promoted that waited for a person's approval.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from training.workspace import RetrainingFailed, Workspace
 REVIEWED = "data/reviewed/cells"
 SOURCE = {"kind": "reviewed", "root": REVIEWED}
 KEPT = ("params.yaml", f"{REVIEWED}.dvc", "data/reviewed/.gitignore", "dvc.lock", "splits/frozen_test.json")
-FROZEN_TEST = Path("splits/frozen_test.json")
 ATTEMPTS = 2
 
 
@@ -62,8 +60,7 @@ def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: Mapping
     freeze_test_set(workspace)
     add_reviewed_cells(workspace, environment)
     workspace.commit(f"Data: cells reviewed until retraining {run}", KEPT)
-    workspace.dvc("repro", "split")
-    workspace.python("-m", "training.split", "freeze")
+    freeze_test_set(workspace)
     gate = run_pipeline(workspace, ledger)
     commit = workspace.commit(f"Retraining {run}: {gate['decision']}", KEPT)
     workspace.push()
@@ -89,11 +86,11 @@ def base_commit(ledger: Ledger) -> str | None:
 
 
 def freeze_test_set(workspace: Workspace) -> None:
-    """Keep the test set that the model in production was measured on, before new patients could change the draw."""
-    path = workspace.path / FROZEN_TEST
-    with contextlib.suppress(ConfigError, AttributeError):
-        if read_json(path).get("units"):
-            return
+    """Store the split's decisions as they are now.
+
+    Before anything is added these are those that the model in production was trained and measured under: new patients
+    would change the draw among those that are not decided yet.
+    """
     workspace.dvc("repro", "split")
     workspace.python("-m", "training.split", "freeze")
 

@@ -1,0 +1,87 @@
+"""The gauges say what the last window said, and nothing of an earlier model."""
+
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from monitoring.findings import Finding, insufficient, judged
+from monitoring.metrics import KINDS, Metrics, build_metrics
+
+PREFIX = "blastwatch_monitor_"
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return build_metrics(CollectorRegistry())
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(PREFIX + name, labels)
+
+
+def drift() -> Finding:
+    return judged(
+        "embedding",
+        "covariate",
+        severity=1.5,
+        figure=1.5,
+        interval=None,
+        threshold=1.0,
+        cells=200,
+        patients=12,
+    )
+
+
+def test_a_finding_is_a_row_of_gauges(metrics: Metrics) -> None:
+    metrics.show_window([drift()], closed=1000.0)
+    labels = {"finding": "embedding", "family": "covariate"}
+    assert value(metrics, "finding_figure", **labels) == 1.5
+    assert value(metrics, "finding_threshold", **labels) == 1.0
+    assert value(metrics, "finding_severity", **labels) == 1.5
+    assert value(metrics, "finding_cells", **labels) == 200
+    assert value(metrics, "finding_patients", **labels) == 12
+    states = {state: value(metrics, "finding_state", **labels, state=state) for state in ("ok", "drift", "unknown")}
+    assert states == {"ok": 0, "drift": 1, "unknown": 0}
+    assert value(metrics, "last_window_timestamp_seconds") == 1000.0
+    assert (value(metrics, "last_window_age_seconds") or 0) > 1e9
+
+
+def test_what_has_no_figure_is_not_a_zero(metrics: Metrics) -> None:
+    metrics.show_window([insufficient("share_ood", "quality", 3, 1, "few")], closed=1.0)
+    assert math.isnan(value(metrics, "finding_figure", finding="share_ood", family="quality") or 0.0)
+    assert value(metrics, "finding_state", finding="share_ood", family="quality", state="insufficient") == 1
+
+
+def test_the_next_window_replaces_the_last_one(metrics: Metrics) -> None:
+    metrics.show_window([drift()], closed=1.0)
+    metrics.show_window([insufficient("embedding", "covariate", 3, 1, "few")], closed=2.0)
+    labels = {"finding": "embedding", "family": "covariate"}
+    assert value(metrics, "finding_state", **labels, state="drift") == 0
+    assert value(metrics, "finding_state", **labels, state="insufficient") == 1
+    metrics.clear_window()
+    assert value(metrics, "finding_state", **labels, state="insufficient") is None
+
+
+def test_one_kind_of_decision_at_a_time(metrics: Metrics) -> None:
+    assert value(metrics, "decision", kind="none") == 1
+    metrics.show_decision("retrain")
+    assert {kind: value(metrics, "decision", kind=kind) for kind in KINDS} == {
+        kind: float(kind == "retrain") for kind in KINDS
+    }
+
+
+def test_production_names_one_model(metrics: Metrics) -> None:
+    metrics.show_production("a")
+    metrics.show_production("b")
+    assert value(metrics, "production", model_version="a") is None
+    assert value(metrics, "production", model_version="b") == 1
+    metrics.show_production(None)
+    assert value(metrics, "production", model_version="b") is None
+
+
+def test_every_state_has_a_series_before_the_first_window(metrics: Metrics) -> None:
+    assert [value(metrics, "windows_total", state=state) for state in ("ok", "drift", "insufficient", "unknown")] == [
+        0.0
+    ] * 4
+    assert math.isnan(value(metrics, "last_window_age_seconds") or 0.0)
