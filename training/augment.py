@@ -1,31 +1,34 @@
-"""What may change in a picture without changing the cell: applied to stain densities, a batch at a time.
+"""What may change in a picture without changing the cell: pixels in, stain densities out, a batch at a time.
 
-Never zoomed: size is morphology. Every draw comes from the generator that is passed in.
+In the order of what happens to light: stain, then optics, then the sensor; but the stain is mixed last, where the
+densities are at hand. Never zoomed: size is morphology. Every draw comes from the generator that is passed in.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as nn
 from torch import Generator, Tensor
 
+from training.models.stain import transmitted
+
 _NOISE_FIELDS = 8
+_DARKEST = 1 / 256
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """How far each change goes; 0 turns it off."""
 
-    stain: float = 0.06
-    """Standard deviation of each entry that mixes the three channels' densities."""
-    exposure: float = 0.08
-    """Largest shift of density either way; what gets brighter than white is white."""
+    blur: float = 0.6
+    """Largest share of the local mean that is mixed in (blur) or taken out (sharpening), in half of the pictures."""
+    noise: float = 0.02
+    """Largest standard deviation of the sensor's noise, as a share of white, in the other half."""
     glare: float = 0.05
     """Largest share of stray light, which flattens the dark end."""
-    blur: float = 0.6
-    """Largest share of the local mean that is mixed in (blur) or taken out (sharpening)."""
-    noise: float = 0.03
-    """Largest standard deviation of noise in density."""
+    exposure: float = 0.08
+    """Largest change of exposure either way; what gets brighter than white is white."""
+    stain: float = 0.06
+    """Standard deviation of each entry of the matrix that mixes the three channels' densities."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense. Raises ValueError."""
@@ -34,40 +37,40 @@ class AugmentConfig:
                 raise ValueError(f"{name} is {value}: it must be at least 0 and below 1")
 
 
-def augment(density: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
-    """A changed copy of float32 [n, 3, H, W] densities, each picture changed in its own way. H = W."""
-    changed = turn(density, generator)
-    n = len(changed)
+def augment(image: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+    """uint8 [n, S, S, 3] → optical densities float32 [n, 3, S, S], each picture changed in its own way."""
+    light = transmitted(turn(image, generator)).contiguous()
+    n, half = len(light), len(light) // 2  # pictures come in random order: halves are random halves
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
+    def uniform(number: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(number, 1, 1, 1, generator=generator)
 
-    if config.blur:
-        mean = nn.avg_pool2d(changed, 3, stride=1, padding=1, count_include_pad=False)
-        changed = torch.lerp(changed, mean, uniform(-config.blur, config.blur))
-    if config.stain:
-        mixing = torch.eye(3) + config.stain * torch.randn(n, 3, 3, generator=generator)
-        changed = torch.einsum("nij,njhw->nihw", mixing, changed)
-    if config.noise:
-        fields = torch.randn(_NOISE_FIELDS, *changed.shape[1:], generator=generator)
-        which = torch.randint(0, _NOISE_FIELDS, (n,), generator=generator)
-        # A few fields serve the whole batch: drawing normals is slow, and each is seen at another strength and sign.
-        changed = changed + uniform(-config.noise, config.noise) * fields[which]
-    if config.exposure:
-        changed = changed + uniform(-config.exposure, config.exposure)
-    changed = changed.clamp_min(0.0)
-    if config.glare:
-        stray = uniform(0.0, config.glare)
-        changed = -torch.log((1 - stray) * torch.exp(-changed) + stray)
-    return changed
+    light[:half].lerp_(_local_mean(light[:half]), uniform(half, -config.blur, config.blur))
+    # A few fields serve the whole batch: drawing normals is slow, and each is seen at another strength and sign.
+    fields = torch.randn(_NOISE_FIELDS, *light.shape[1:], generator=generator)
+    which = torch.randint(0, _NOISE_FIELDS, (n - half,), generator=generator)
+    light[half:].addcmul_(fields[which], uniform(n - half, -config.noise, config.noise))
+    stray = uniform(n, 0.0, config.glare)
+    light.mul_((1 - stray) * (1 + uniform(n, -config.exposure, config.exposure))).add_(stray)
+    density = light.clamp_(_DARKEST, 1.0).log_().neg_()
+    mixing = torch.eye(3) + config.stain * torch.randn(n, 3, 3, generator=generator)
+    return torch.bmm(mixing, density.flatten(2)).view_as(density)
 
 
-def turn(pictures: Tensor, generator: Generator) -> Tensor:
-    """Each picture of [n, c, S, S] in one of the eight ways to lay a square: turned by quarters, mirrored or not."""
-    way = torch.randint(0, 8, (len(pictures),), generator=generator)
-    turned = torch.empty_like(pictures)
+def turn(image: Tensor, generator: Generator) -> Tensor:
+    """Each picture of [n, S, S, c] in one of the eight ways to lay a square: turned by quarters, mirrored or not."""
+    way = torch.randint(0, 8, (len(image),), generator=generator)
+    turned = torch.empty_like(image)
     for k in range(8):
         chosen = torch.nonzero(way == k).flatten()
-        part = torch.rot90(pictures[chosen], k % 4, dims=(2, 3))
-        turned[chosen] = part.flip(3) if k >= 4 else part
+        part = torch.rot90(image[chosen], k % 4, dims=(1, 2))
+        turned[chosen] = part.flip(2) if k >= 4 else part
     return turned
+
+
+def _local_mean(light: Tensor) -> Tensor:
+    """Mean of each 3×3 neighbourhood, the edge repeated."""
+    rows = torch.cat([light[:, :, :1], light, light[:, :, -1:]], dim=2)
+    rows = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    both = torch.cat([rows[..., :1], rows, rows[..., -1:]], dim=3)
+    return (both[..., :-2] + both[..., 1:-1] + both[..., 2:]) / 9

@@ -21,7 +21,6 @@ from training.augment import AugmentConfig, augment
 from training.figures import Integers, balanced_accuracy, confusion_matrix
 from training.models.cnn_gru import CnnGru, CnnGruConfig
 from training.models.inference import outputs, to_arrays
-from training.models.stain import optical_density
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class _Run:
         return total / self.steps
 
     def _step(self, images: Tensor, label: Tensor) -> float:
-        density = augment(optical_density(images), self.augmentation, self.generator)
+        density = augment(images, self.augmentation, self.generator)
         density = density.to(self.device).contiguous(memory_format=torch.channels_last)
         loss = self.criterion(self.network(density)[0], label.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)

@@ -15,10 +15,14 @@ from torch import Tensor
 FLOOR = 0.05
 
 
+def transmitted(image: Tensor) -> Tensor:
+    """uint8 [n, H, W, 3] → the share of light that passed, float32 [n, 3, H, W], 1/256 for black to 1 for white."""
+    return (image.permute(0, 3, 1, 2).to(torch.float32) + 1.0) / 256.0
+
+
 def optical_density(image: Tensor) -> Tensor:
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W], natural log, 0 for white to 5.5 for black."""
-    transmitted = (image.to(torch.float32) + 1.0) / 256.0  # (n, H, W, 3)
-    return -torch.log(transmitted).permute(0, 3, 1, 2)  # (n, 3, H, W)
+    return -torch.log(transmitted(image))
 
 
 def standardise(density: Tensor) -> Tensor:
