@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Self
 
 
@@ -66,7 +67,11 @@ class PredictionRecord:
 
     def to_json(self) -> str:
         """One line of JSON. Raises ValueError for numbers that are not finite."""
-        return _dump(asdict(self))
+        return _dump(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, not copied: not to be changed."""
+        return {name: getattr(self, name) for name in _names(type(self))}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -125,6 +130,11 @@ def _parse(text: str | bytes) -> dict[str, Any]:
 
 
 def _check_names(cls: type[Any], values: dict[str, Any]) -> None:
-    wanted = {item.name for item in fields(cls)}
-    if wanted != values.keys():
-        raise ValueError(f"a {cls.__name__} without or with other fields: {sorted(wanted ^ values.keys())}")
+    wanted = _names(cls)
+    if values.keys() != set(wanted):
+        raise ValueError(f"a {cls.__name__} without or with other fields: {sorted(set(wanted) ^ values.keys())}")
+
+
+@cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(cls))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -229,7 +229,7 @@ class Store:
 
 
 def _row(record: PredictionRecord) -> dict[str, Any]:
-    values = asdict(record)
+    values = record.to_dict()
     embedding = np.array(values.pop("embedding"), dtype="<f4").tobytes()
     body = json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return {name: values[name] for name in _COLUMNS} | {"disputed": False, "body": body, "embedding": embedding}
