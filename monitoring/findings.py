@@ -22,8 +22,8 @@ class Finding:
     threshold  the figure's bound, None when nothing is held against it
     cells, patients  what the figure rests on
     detail     numbers and short words for people; JSON
-    severity   how much of the way to `drift` it went: the weaker of effect and evidence, each as a share of what `drift`
-               asks, so that `drift` is exactly `severity >= 1`; None for insufficient and unknown
+    severity   how much of the way to `drift` it went: the weaker of effect and evidence, each as a share of what
+               `drift` asks, so that `drift` is exactly `severity >= 1`; None for insufficient and unknown
     """
 
     name: str

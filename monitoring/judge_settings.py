@@ -24,7 +24,8 @@ class JudgeSettings(_Settings):
     """Patients at which a window may close. design.md, Monitoring."""
 
     max_window_age_s: Positive = 7 * 86400.0
-    """Seconds after which a window that did not fill expires as insufficient: what is older than a week mixes shifts."""
+    """Seconds after which a window that did not fill expires as insufficient: what is older than a week mixes
+    shifts."""
 
     q: Share = 0.05
     """Share of false findings a family may have (Benjamini and Hochberg 1995), and the level of single tests."""
@@ -39,33 +40,37 @@ class JudgeSettings(_Settings):
     """Permutations of a family of m hypotheses: this × m / q, so that the smallest p can pass BH by a factor of 20."""
 
     min_reference_patients: Annotated[int, Field(ge=3)] = 8
-    """Patients that the reference must have, below which the tests say `unknown`: fewer do not show how patients differ."""
+    """Patients that the reference must have, below which the tests say `unknown`: fewer do not show how patients
+    differ."""
 
     label_floor: Share = 0.10
-    """Smallest change of a class's share, in absolute terms, that is called label shift: below it a recalibrated threshold
-    moves by less than the calibration's own error."""
+    """Smallest change of a class's share, in absolute terms, that is called label shift: below it recalibrated priors
+    move the answers by less than the calibration's own error."""
 
     min_singular_value: Share = 0.25
-    """Smallest singular value of P(answer | label) for which shares can be estimated: an error of the answers' shares grows
-    by at most its inverse (Lipton et al. 2018, theorem 3)."""
+    """Smallest singular value of P(answer | label) for which shares can be estimated: an error of the answers' shares
+    grows by at most its inverse (Lipton et al. 2018, theorem 3)."""
 
     covariate_floor: Floor = 1.0
-    """Smallest covariate effect that is called drift, in patient-level standard deviations. A shift that matters is 1.5
-    (issue "Monitoring that triggers retraining", medium shift); 1.0 keeps what a reference of few patients is off by below it."""
+    """Smallest covariate effect that is called drift, in patient-level standard deviations. A medium shift, which must be
+    found, is 1.5; what a reference of a few dozen patients is off by itself stays below 1.0."""
+
+    embedding_weight: Share = 0.5
+    """The embedding's part of the family's error: it is all that the model reads of a cell, the rest explains."""
 
     max_weight: Positive = 10.0
     """Cap of a reference patient's weight when reweighting: one patient shall not speak for ten others."""
 
     min_comparable: Share = 0.15
-    """Share of the window's information that must remain once the class mix is accounted for, below which covariate shift is
-    `unknown`: window and reference then have hardly any class in common."""
+    """Share of the window's information that must remain once the class mix is accounted for, below which covariate
+    shift is `unknown`: window and reference then have hardly any class in common."""
 
     min_spread_cells: Annotated[int, Field(ge=2)] = 3
     """Cells a patient must have to say how much cells of one patient differ."""
 
     smallest_share_factor: Share = 0.25
-    """The rarest class may fall to this share of the rarest one's in the reference. Relative, because 1.5 % of L3 is what
-    childhood leukemia looks like (domain.md), not a fault."""
+    """The rarest class may fall to this share of the rarest one's in the reference. Relative, because 1.5 % of L3 is
+    what childhood leukemia looks like (FAB: at most 3 % of the leukemic), not a fault."""
 
     extremes_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 4.0
     """The ratio of the commonest to the rarest class may grow to this many times the reference's."""

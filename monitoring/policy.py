@@ -147,8 +147,8 @@ def status(window: PastWindow, cause: Cause, settings: PolicySettings) -> Status
 def cause_of(finding: Finding) -> Cause | None:
     """The cause that a finding speaks for.
 
-    An estimate without reviews is blind to concept drift and can only page; reviews that were asked for are of the cells
-    that were hard, and speak for nothing.
+    An estimate without reviews is blind to concept drift and can only page; reviews that were asked for are of the
+    cells that were hard, and speak for nothing.
     """
     if finding.family != "performance":
         return finding.family

@@ -19,11 +19,11 @@ def ordinals(patient: Integers) -> tuple[Integers, int]:
     return index.astype(np.int64).reshape(-1), len(names)
 
 
-def sum_by(values: Floats, index: Integers, groups: int) -> Floats:
-    """values [n, d], index [n] in 0 … groups−1 → sums [groups, d], by a matrix of ones (no slower than bincount a column)."""
-    ones = np.zeros((groups, len(index)))
-    ones[index, np.arange(len(index))] = 1.0
-    return np.asarray(ones @ values)
+def sum_by(values: Floats, index: Integers) -> Floats:
+    """values [n, d], index [n] in which every number from 0 to P−1 occurs → sums [P, d]."""
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(index.max() + 1))
+    return np.asarray(np.add.reduceat(values[order], starts, axis=0))
 
 
 def patient_counts(index: Integers, columns: Integers, patients: int, width: int) -> Floats:
@@ -34,7 +34,8 @@ def patient_counts(index: Integers, columns: Integers, patients: int, width: int
 
 def bootstrap_weights(rng: np.random.Generator, patients: int, draws: int) -> Floats:
     """How often each patient is drawn when `patients` are drawn with replacement → [draws, patients]."""
-    return rng.multinomial(patients, np.full(patients, 1.0 / patients), size=draws).astype(np.float64)
+    drawn = rng.integers(patients, size=(draws, patients)) + patients * np.arange(draws)[:, None]
+    return np.bincount(drawn.reshape(-1), minlength=draws * patients).reshape(draws, patients).astype(np.float64)
 
 
 def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float]:
@@ -50,8 +51,24 @@ def effective(weights: Floats) -> float:
 
 
 def permutation_count(per_hypothesis: int, hypotheses: int, q: float) -> int:
-    """Permutations that a family needs: with fewer the smallest possible p could hardly pass its first threshold q/m."""
+    """Permutations that a family needs: with fewer the smallest possible p could hardly pass its first bound q/m."""
     return math.ceil(per_hypothesis * hypotheses / q)
+
+
+class Permutations:
+    """The same random orders for every hypothesis of a family that has as many residuals."""
+
+    def __init__(self, rng: np.random.Generator, count: int) -> None:
+        self._rng = rng
+        self._count = count
+        self._orders: dict[int, Integers] = {}
+
+    def of(self, size: int) -> Integers:
+        """[count, size], each row an order of 0 … size−1."""
+        if size not in self._orders:
+            plain = np.broadcast_to(np.arange(size), (self._count, size))
+            self._orders[size] = self._rng.permuted(plain, axis=1)
+        return self._orders[size]
 
 
 def benjamini_hochberg(p: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """Tumbling windows over the answers of one model version, and a window as arrays.
 
-A window closes as soon as it has enough cells of enough patients, or expires when it is too old for that; what expired is
-`insufficient`, whatever it holds. Everything follows from the order of `seq` and the times on the records, so that the same
-store gives the same windows again, however often and whenever somebody asked.
+A window closes as soon as it has enough cells of enough patients, or expires when it is too old for that; what
+expired is `insufficient`, whatever it holds. Everything follows from the order of `seq` and the times on the records,
+so that the same store gives the same windows again, however often and whenever somebody asked.
 """
 
 from collections.abc import Sequence
@@ -45,8 +45,9 @@ class Window:
 class WindowArrays:
     """A window's cells as arrays; C labels, E embedding dimensions.
 
-    embedding [n, E], statistics [n, 5] in the order of STATISTICS, probabilities [n, C] in the order of the model's labels,
-    predicted [n] (index of the answered label), ood [n], refer [n], patient [n] (ordinal in order of appearance, −1 without)
+    embedding [n, E], statistics [n, 5] in the order of STATISTICS, probabilities [n, C] in the order of the model's
+    labels, predicted [n] (index of the answered label), ood [n], refer [n], patient [n] (ordinal in order of
+    appearance, −1 without)
     """
 
     embedding: Floats
@@ -92,10 +93,10 @@ def tumble(
 ) -> tuple[list[Window], list[StoredPrediction]]:
     """Cut answers in order of seq → the windows that closed, and the cells of the one still open.
 
-    A window closes with the cell that makes it at least `min_cells` cells of at least `min_patients` patients; only cells with
-    a patient count, because only they enter the tests. It expires when a cell comes, or `now` is, more than `max_age_s` after
-    its first cell; that cell opens the next one. Test traffic and disputed answers are left out.
-    Raises ValueError for more than one model version, or an order that is not that of seq.
+    A window closes with the cell that makes it at least `min_cells` cells of at least `min_patients` patients; only
+    cells with a patient count, because only they enter the tests. It expires when a cell comes, or `now` is, more
+    than `max_age_s` after its first cell; that cell opens the next one. Test traffic and disputed answers are left
+    out. Raises ValueError for more than one model version, or an order that is not that of seq.
     """
     closed: list[Window] = []
     cells: list[StoredPrediction] = []

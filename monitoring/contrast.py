@@ -1,0 +1,160 @@
+"""Two groups of patients held against each other, with what else differs between them held fixed.
+
+The model is y = Z γ + g β + e over patients: y a summary, Z the patient's case mix, g one for the window's patients.
+The effect β is a sum a'y over patients, whose a sees no Z. Its p is by permutation under nuisance variables:
+residuals of the reduced model are correlated and of unequal variance, so they are first turned into n − rank(Z)
+combinations of patients that are neither (Huh and Jhun 2001; compared with others in Winkler et al. 2014, NeuroImage
+92), and these are permuted.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from monitoring.resampling import Permutations, bootstrap_weights, percentile_interval
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """One value a patient: [P, d], with a variance between patients plus `sampling` [d] × `noise` [P] from few cells.
+
+    usable [P]: whether the patient has it.
+    """
+
+    value: Floats
+    noise: Floats
+    sampling: Floats
+    usable: Flags
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Window against reference, one summary.
+
+    p            of no effect, by permutation
+    effect       Mahalanobis length of β in standard deviations of a patient's summary, its square without bias: 0 is
+                 typical of no effect however many dimensions there are
+    interval     of the effect, by bootstrap of the patients in each group
+    change       β itself [d], in the summary's unit
+    deviation    the standard deviations [d] it was measured in
+    comparable   share of the information that is left once case mix and weights are accounted for, 0 … 1
+    """
+
+    p: float
+    effect: float
+    interval: tuple[float, float]
+    change: Floats
+    deviation: Floats
+    comparable: float
+
+
+def compare(
+    summary: Summary,
+    mix: Floats,
+    window: Flags,
+    weight: Floats,
+    *,
+    orders: Permutations,
+    bootstraps: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> Comparison:
+    """Compare the window's patients with the others: mix [P, C] (rows sum to 1), window [P], weight [P] of each
+    patient.
+
+    Needs more usable patients than classes, of both groups.
+    """
+    usable = summary.usable
+    design = mix[usable][:, mix[usable].any(axis=0)]
+    group = window[usable].astype(np.float64)
+    precision, scale = _precision(summary, design, group)
+    root = np.sqrt(precision)
+    rows = root[:, None] * summary.value[usable] / scale  # equal variances now: [n, d]
+    weights = _weights(design, group, precision * weight[usable])  # a, so that β = a'y
+    contrast = weights / root  # the same for `rows`
+
+    rest = _null_space(root[:, None] * design).T  # [n − rank, n]
+    turned = rest @ rows
+    white = turned @ whitener(turned)
+    direction = rest @ contrast
+    observed = float(((direction @ white) ** 2).sum())
+    null = ((direction[orders.of(len(direction))] @ white) ** 2).sum(axis=1)
+    # Ties count as extreme, also those that rounding made.
+    p = (1 + int((null >= observed * (1 - 1e-9)).sum())) / (len(null) + 1)
+
+    residual = _null_space(root[:, None] * np.column_stack([design, group]))
+    free = residual.T @ rows  # within both groups: [n − rank, d]
+    unit = whitener(free)
+    effect = contrast @ rows @ unit
+    errors = residual @ free @ unit
+    bias = float((contrast**2).sum() * ((free @ unit) ** 2).sum() / len(free))
+    drawn = np.zeros((bootstraps, len(group)))
+    for members in (group == 1, group == 0):
+        drawn[:, members] = bootstrap_weights(rng, int(members.sum()), bootstraps)
+    draws = effect + ((drawn - 1.0) * contrast) @ errors
+    # A draw carries the noise of the estimate and its own.
+    lengths = np.sqrt(np.maximum((draws**2).sum(axis=1) - 2.0 * bias, 0.0))
+    plain = _weights(np.ones((len(group), 1)), group, precision) / root
+    return Comparison(
+        p=p,
+        effect=float(np.sqrt(max(float((effect**2).sum()) - bias, 0.0))),
+        interval=percentile_interval(lengths, confidence),
+        change=(contrast @ rows) * scale,
+        deviation=scale * np.sqrt((free**2).sum(axis=0) / len(free)),
+        comparable=float(min(1.0, (plain**2).sum() / max(float((contrast**2).sum()), _TINY))),
+    )
+
+
+def whitener(rows: Floats) -> Floats:
+    """rows [n, d] of mean zero → [d, d] that turns them into about uncorrelated ones of variance one.
+
+    The correlations are shrunk towards none by the estimate of Ledoit and Wolf (2004): there may be more dimensions
+    than patients.
+    """
+    n, d = rows.shape
+    deviation = np.sqrt(np.maximum((rows**2).sum(axis=0) / n, _TINY))
+    if d == 1:
+        return np.asarray(1.0 / deviation[:, None])
+    unit = rows / deviation
+    correlation = unit.T @ unit / n
+    squared = unit**2
+    distance = float(((correlation - np.eye(d)) ** 2).sum())
+    error = float((squared.T @ squared / n - correlation**2).sum() / n)
+    shrinkage = min(1.0, error / max(distance, _TINY))
+    values, vectors = np.linalg.eigh((1.0 - shrinkage) * correlation + shrinkage * np.eye(d))
+    return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-9)) / deviation[:, None])
+
+
+def _precision(summary: Summary, design: Floats, group: Floats) -> tuple[Floats, Floats]:
+    """How much each patient's summary tells [n], one for the window's typical patient; and a scale of each dimension
+    [d].
+
+    One-way random effects by moments: the residual variance is that between patients plus the sampling noise.
+    """
+    value, noise = summary.value[summary.usable], summary.noise[summary.usable]
+    residual = _null_space(design).T @ value
+    variance = (residual**2).sum(axis=0) / len(residual)
+    scale = np.sqrt(np.where(variance > _TINY, variance, 1.0))
+    sampling = float((summary.sampling / scale**2).mean())
+    between = max(float((variance / scale**2).mean()) - sampling * float(noise.mean()), 0.0)
+    total = np.maximum(between + sampling * noise, _TINY)
+    return (between + sampling * float(np.median(noise[group == 1]))) / total, scale
+
+
+def _weights(design: Floats, group: Floats, weight: Floats) -> Floats:
+    """a [n] of the weighted least-squares estimate a'y of the group's effect; zero where weight is."""
+    root = np.sqrt(weight)
+    left = group - design @ (np.linalg.pinv(root[:, None] * design) @ (root * group))
+    return np.asarray(weight * left / max(float((weight * left**2).sum()), _TINY))
+
+
+def _null_space(design: Floats) -> Floats:
+    """An orthonormal basis [n, n − rank] of what the design's columns [n, k] leave."""
+    left, singular, _ = np.linalg.svd(design, full_matrices=True)
+    return np.asarray(left[:, int((singular > 1e-9 * singular.max()).sum()) :])
