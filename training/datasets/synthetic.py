@@ -1,34 +1,21 @@
 """The default data set: generated smears of made-up patients. No person, no download, the same everywhere.
 
-What each picture shows depends on (seed, site, patient's name, index of the cell) alone, never on how many cells or
-workers there are. Colour is no use for telling the label: a patient's stain varies more than the labels do.
-Labels are morphology (FAB), not diagnoses.
+What a picture shows depends on (seed, site, patient's name, index of the cell) alone, never on how many cells or
+workers there are. Colour is no use for telling the label: stains vary more from patient to patient than the labels
+differ. Labels are morphology (FAB), not diagnoses.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.contract.errors import ConfigError
 from training.datasets import FAB_BLASTS, SourceCell
-from training.datasets.smear.canvas import CANVAS, PIXEL_UM, SIDE
-from training.datasets.smear.dice import Dice, Floats
-from training.datasets.smear.morphology import (
-    KIND_NAMES,
-    KINDS,
-    Individual,
-    Morphology,
-    draw_individual,
-    draw_morphology,
-)
-from training.datasets.smear.render import draw_concentrations
-from training.datasets.smear.scanner import Scanner, draw_exposure, expose, stored
-from training.datasets.smear.stain import Smear, Stain, draw_smear, optical_density
-from training.datasets.smear.texture import white
+from training.datasets.smear.canvas import PIXEL_UM
+from training.datasets.smear.generator import Site, Spec, draw_cells, generator_of
+from training.datasets.smear.scanner import Scanner, stored
+from training.datasets.smear.stain import Stain
 
 LABELS = ("healthy", *FAB_BLASTS)
 HEALTHY_SHARE = 0.12
@@ -36,20 +23,10 @@ HEALTHY_SHARE = 0.12
 SMALL_SHARE = 0.5
 """Of healthy lymphocytes."""
 _BATCH = 16
-_PATIENT_DICE, _CELL_DICE = 64, 512
-
-
-@dataclass(frozen=True)
-class Site:
-    """A hospital: its scanner and its laboratory."""
-
-    name: str
-    scanner: Scanner
-    stain: Stain
-
 
 SITES: dict[str, Site] = {
     "site-a": Site("site-a", Scanner("scanner-a"), Stain("wright-giemsa")),
+    # The new site of the demo: above all another scanner.
     "site-b": Site(
         "site-b",
         Scanner(
@@ -71,90 +48,97 @@ SITES: dict[str, Site] = {
 }
 
 
-@dataclass(frozen=True)
-class Spec:
-    """One cell to draw: whose it is, which of theirs, and what it shows (a name of KINDS)."""
+class SyntheticConfig(BaseModel):
+    """Options of kind `synthetic` in params.yaml."""
 
-    patient: str
-    index: int
-    kind: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @property
-    def label(self) -> str:
-        """`healthy`, or the subtype."""
-        return KINDS[self.kind].label
+    seed: int = Field(ge=0)
+    """Another seed is other patients."""
+    site: str = "site-a"
+    """A name of SITES."""
+    patients: dict[str, int]
+    """How many patients have each diagnosis, `healthy` or a subtype."""
+    cells_per_patient: int | dict[str, int]
+    """One number, or one by diagnosis. A leukemic patient's are blasts and about an eighth healthy lymphocytes."""
+    prefix: str = ""
+    """Keeps the names of these patients apart from others of the same site."""
 
+    @model_validator(mode="after")
+    def _known(self) -> "SyntheticConfig":
+        if self.site not in SITES:
+            raise ValueError(f"site is {self.site!r}, known are {', '.join(SITES)}")
+        sizes = self.cells_per_patient if isinstance(self.cells_per_patient, dict) else {}
+        if unknown := (set(self.patients) | set(sizes)) - set(LABELS):
+            raise ValueError(f"{', '.join(sorted(unknown))} is no diagnosis, known are {', '.join(LABELS)}")
+        if min([0, *self.patients.values()]) < 0 or min(self.sizes().values(), default=1) < 1:
+            raise ValueError("patients must be 0 or more, and cells_per_patient at least 1 for every diagnosis")
+        return self
 
-@dataclass(frozen=True)
-class Patients:
-    """Random effects of n patients at one site."""
-
-    individual: Individual
-    smear: Smear
-    balance: Floats  # [n, 3]
-
-    def of(self, index: npt.NDArray[np.int64]) -> "Patients":
-        """Rows for cells."""
-        return Patients(_rows(self.individual, index), _rows(self.smear, index), self.balance[index])
-
-
-Effects = TypeVar("Effects", Individual, Smear)
-
-
-def _rows(effects: Effects, index: npt.NDArray[np.int64]) -> Effects:
-    return replace(effects, **{name: value[index] for name, value in vars(effects).items()})
-
-
-def draw_patients(site: Site, seed: int, names: list[str]) -> Patients:
-    """The patients' random effects; each depends on (seed, name) alone."""
-    dice = Dice([np.random.default_rng(_seed(seed, name)) for name in names], _PATIENT_DICE)
-    individual = draw_individual(dice)
-    smear = draw_smear(site.stain, dice, len(names))
-    return Patients(individual, smear, dice.normal(0.0, site.scanner.balance_sd * site.scanner.gamma, 3))
+    def sizes(self) -> dict[str, int]:
+        """Cells per patient of each diagnosis that has patients."""
+        each = self.cells_per_patient
+        return {name: each.get(name, 0) if isinstance(each, dict) else each for name, n in self.patients.items() if n}
 
 
-def draw(site: Site, seed: int, specs: list[Spec]) -> tuple[npt.NDArray[np.uint8], Morphology]:
-    """Pictures uint8 [n, 128, 128, 3] of cells, before the scanner stores them, and what was drawn."""
-    names = sorted({spec.patient for spec in specs})
-    row = {name: k for k, name in enumerate(names)}
-    whose = draw_patients(site, seed, names).of(np.array([row[spec.patient] for spec in specs]))
-    generators = [np.random.default_rng(_seed(seed, spec.patient, spec.index)) for spec in specs]
-    dice = Dice(generators, _CELL_DICE)
-    coarse = np.stack([white(generator, CANVAS) for generator in generators])
-    fine = np.stack([white(generator, CANVAS) for generator in generators])
-    noise = np.stack([generator.standard_normal((3, SIDE, SIDE), dtype=np.float32) for generator in generators])
+class Synthetic:
+    """The data set of a SyntheticConfig."""
 
-    cells = draw_morphology(np.array([KIND_NAMES.index(spec.kind) for spec in specs]), whose.individual, dice)
-    thickness = np.exp(dice.normal(0.0, whose.smear.cell_sd))
-    exposure = draw_exposure(site.scanner, whose.balance, dice)
-    dyes = draw_concentrations(cells, whose.smear, dice, coarse, fine)
-    absorbance = (whose.smear.absorbance * thickness[:, None, None]).astype(np.float32)
-    return expose(optical_density(dyes, absorbance), site.scanner, exposure, noise), cells
+    scale_known = True
+    labels = LABELS
+    malignant = FAB_BLASTS
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        self.config = config
+        self.name = f"synthetic:{config.site}"
+        self.notes = ["generated pictures of made-up patients; labels are FAB morphology, not diagnoses"]
+
+    def cells(self) -> Iterator[SourceCell]:
+        """Every cell, patients in order."""
+        return draw_stored(SITES[self.config.site], self.config.seed, plan(self.config))
 
 
-def plan(site: str, prefix: str, patients: Mapping[str, int], cells: Mapping[str, int], seed: int) -> list[Spec]:
-    """Who has which cells: `patients` counts by diagnosis, `cells` per patient by diagnosis.
+def open_dataset(options: Mapping[str, object]) -> Synthetic:
+    """From the options in params.yaml. Raises ConfigError for an unknown or malformed one."""
+    return Synthetic(_config(options))
 
-    A leukemic patient has blasts of the subtype and about HEALTHY_SHARE healthy lymphocytes.
+
+def stream(
+    site: str, *, seed: int, patients: Mapping[str, int], cells_per_patient: int | Mapping[str, int], prefix: str
+) -> list[SourceCell]:
+    """Cells as a hospital would send them: patients in random order, each one's cells together.
+
+    `prefix` keeps these patients apart from those of other streams. Raises ConfigError for an unknown site or
+    diagnosis.
     """
-    specs = []
-    for diagnosis in LABELS:
-        for number in range(patients.get(diagnosis, 0)):
-            name = f"synthetic:{site}:{prefix}{diagnosis}-{number:03d}"
-            generator = np.random.default_rng(_seed(seed, name + ":plan"))
-            size = cells[diagnosis]
-            healthy = size if diagnosis == "healthy" else int(size * HEALTHY_SHARE + generator.random())
-            small = generator.random(healthy) < SMALL_SHARE
-            kinds = ["small lymphocyte" if s else "large lymphocyte" for s in small] + [diagnosis] * (size - healthy)
-            specs += [Spec(name, k, kinds[j]) for k, j in enumerate(generator.permutation(size).tolist())]
+    each = cells_per_patient if isinstance(cells_per_patient, int) else dict(cells_per_patient)
+    config = _config(
+        {"site": site, "seed": seed, "patients": dict(patients), "cells_per_patient": each, "prefix": prefix}
+    )
+    specs = plan(config)
+    names = sorted({spec.patient for spec in specs})
+    order = generator_of(seed, f"{site}:{prefix}:order").permutation(len(names)).tolist()
+    turn = dict(zip(names, order, strict=True))
+    specs.sort(key=lambda spec: (turn[spec.patient], spec.index))
+    return list(draw_stored(SITES[site], seed, specs))
+
+
+def plan(config: SyntheticConfig) -> list[Spec]:
+    """Who has which cells."""
+    specs: list[Spec] = []
+    prefix = f"{config.prefix}:" if config.prefix else ""
+    for diagnosis, size in sorted(config.sizes().items(), key=lambda item: LABELS.index(item[0])):
+        for number in range(config.patients[diagnosis]):
+            name = f"synthetic:{config.site}:{prefix}{diagnosis}-{number:03d}"
+            specs += _cells_of(name, diagnosis, size, generator_of(config.seed, f"{name}:plan"))
     return specs
 
 
-def source_cells(site: Site, seed: int, specs: list[Spec]) -> Iterator[SourceCell]:
-    """Draw and store each cell, a batch at a time."""
+def draw_stored(site: Site, seed: int, specs: Sequence[Spec]) -> Iterator[SourceCell]:
+    """Draw each cell as its scanner stores it, a batch at a time."""
     for start in range(0, len(specs), _BATCH):
         part = specs[start : start + _BATCH]
-        pictures, _ = draw(site, seed, part)
+        pictures, _ = draw_cells(site, seed, part)
         for spec, pixels in zip(part, pictures, strict=True):
             yield SourceCell(
                 image=stored(pixels, site.scanner),
@@ -168,76 +152,20 @@ def source_cells(site: Site, seed: int, specs: list[Spec]) -> Iterator[SourceCel
             )
 
 
-def stream(
-    site: str, *, seed: int, patients: Mapping[str, int], cells_per_patient: int | Mapping[str, int], prefix: str = ""
-) -> list[SourceCell]:
-    """Cells as a hospital would send them: patients in random order, each one's cells together.
-
-    `prefix` keeps these patients apart from those of other streams. Raises ConfigError for an unknown site or
-    diagnosis.
-    """
-    config = SyntheticConfig(
-        seed=seed, site=site, patients=dict(patients), cells_per_patient=cells_per_patient, prefix=prefix
-    )
-    specs = config.plan()
-    names = sorted({spec.patient for spec in specs})
-    order = np.random.default_rng(_seed(seed, f"{site}:{prefix}:order")).permutation(len(names))
-    turn = {name: int(k) for name, k in zip(names, order, strict=True)}
-    specs.sort(key=lambda spec: (turn[spec.patient], spec.index))
-    return list(source_cells(SITES[site], seed, specs))
+def _cells_of(patient: str, diagnosis: str, size: int, generator: np.random.Generator) -> list[Spec]:
+    healthy = size if diagnosis == "healthy" else int(size * HEALTHY_SHARE + generator.random())
+    small = generator.random(healthy) < SMALL_SHARE
+    kinds = ["small lymphocyte" if is_small else "large lymphocyte" for is_small in small]
+    kinds += [diagnosis] * (size - healthy)
+    return [Spec(patient, index, kinds[k]) for index, k in enumerate(generator.permutation(size).tolist())]
 
 
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """Options of kind `synthetic` in params.yaml."""
-
-    seed: int = 0
-    site: str = "site-a"
-    patients: dict[str, int] = field(default_factory=lambda: {"healthy": 30, "L1": 46, "L2": 20, "L3": 18})
-    """Patients by diagnosis."""
-    cells_per_patient: int | Mapping[str, int] = 20
-    prefix: str = ""
-
-    def __post_init__(self) -> None:
-        if self.site not in SITES:
-            raise ConfigError(f"synthetic: site is {self.site!r}, known are {', '.join(SITES)}")
-        unknown = set(self.patients) - set(LABELS)
-        if unknown:
-            raise ConfigError(f"synthetic: no diagnosis {sorted(unknown)}, known are {', '.join(LABELS)}")
-
-    def plan(self) -> list[Spec]:
-        """Who has which cells."""
-        each = self.cells_per_patient
-        sizes = dict.fromkeys(LABELS, each) if isinstance(each, int) else dict(each)
-        prefix = f"{self.prefix}:" if self.prefix else ""
-        return plan(self.site, prefix, self.patients, sizes, self.seed)
-
-
-class Synthetic:
-    """The data set of a SyntheticConfig."""
-
-    scale_known = True
-    labels = LABELS
-    malignant = FAB_BLASTS
-
-    def __init__(self, config: SyntheticConfig) -> None:
-        self.config = config
-        self.name = f"synthetic:{config.site}"
-        self.notes = ["generated pictures of made-up patients: labels are FAB morphology, not diagnoses"]
-
-    def cells(self) -> Iterator[SourceCell]:
-        """Every cell, patients in order."""
-        return source_cells(SITES[self.config.site], self.config.seed, self.config.plan())
-
-
-def open_dataset(options: Mapping[str, object]) -> Synthetic:
-    """From the options in params.yaml. Raises ConfigError for an unknown or malformed one."""
+def _config(options: Mapping[str, object]) -> SyntheticConfig:
     try:
-        return Synthetic(SyntheticConfig(**cast("dict[str, int]", dict(options))))  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ConfigError(f"synthetic: {error}") from None
-
-
-def _seed(seed: int, name: str, *cell: int) -> np.random.SeedSequence:
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u4").tolist()
-    return np.random.SeedSequence([seed, *words], spawn_key=tuple(cell))
+        return SyntheticConfig.model_validate(dict(options))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" if item["loc"] else item["msg"]
+            for item in error.errors(include_url=False)
+        )
+        raise ConfigError(f"data.sources, synthetic: {wrong.replace('Value error, ', '')}") from None
