@@ -111,9 +111,12 @@ class Shipper:
         return min(LONGEST_PAUSE_S, self._period_s * 2.0 ** min(self._failures, 10))
 
     def _ship_sealed(self) -> None:
-        for segment in self._journal.sealed():
+        sealed = self._journal.sealed()
+        for segment in sealed:
             self._move(segment.path, segment.length, torn_end=False)
             self._journal.forget(segment)
+        if sealed:
+            self._files.sync_folder(self._journal.folder)
 
     def _adopt_orphans(self) -> None:
         trouble: OSError | None = None
@@ -136,11 +139,13 @@ class Shipper:
             for path in paths:
                 # Only the last file can have been in the middle of a write.
                 self._move(path, None, torn_end=path == paths[-1])
+            if paths:
+                self._files.sync_folder(folder)
         finally:
             release(folder, lock)
 
     def _move(self, path: Path, length: int | None, *, torn_end: bool) -> None:
-        """Entries to the store, then the file off the disk."""
+        """Entries to the store, then the file off the disk; should that be undone by a crash, it is shipped again."""
         try:
             data = self._files.read(path)[:length]
         except FileNotFoundError:
@@ -169,7 +174,6 @@ class Shipper:
         else:
             self._reject(path)
         self._at("truncate")
-        self._files.sync_folder(path.parent)
 
     def _insert(self, records: Sequence[Record]) -> bool:
         """Everything to the store; whether it took every entry. Raises StoreUnavailable."""
