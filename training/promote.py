@@ -149,7 +149,11 @@ def _approved(version: str, plan: ChangePlan, ledger: Ledger) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Promote build/artifact if reports/gate.json and change_plan.yaml allow it; does nothing twice."""
-    CommandParser(prog="python -m training.promote", description=main.__doc__).parse_args(argv)
+    parser = CommandParser(prog="python -m training.promote", description=main.__doc__)
+    parser.add_argument("--candidate", action="store_true", help="only print the version of build/artifact")
+    if parser.parse_args(argv).candidate:
+        print(read_artifact(ARTIFACT).version)
+        return 0
     champion = read_json(CHAMPION).get("version")
     candidate = Candidate(read_artifact(ARTIFACT), read_json(GATE), None if champion is None else str(champion))
     home = bentoml_home()
