@@ -28,11 +28,11 @@ def declared() -> Settings:
         return Settings.model_construct()
 
 
-def effective() -> Settings:
+def effective(**listen: object) -> Settings:
     """The settings, with the Bento's own model as seed unless another one is named. Raises ConfigError."""
-    settings = load_settings()
+    settings = load_settings(**listen)
     if settings.seed_model is None and SEED.is_dir():
-        return load_settings(seed_model=SEED)
+        return load_settings(**listen, seed_model=SEED)
     return settings
 
 
@@ -66,9 +66,9 @@ class Blastwatch:
         # Workers of a packed Bento run inside it; state belongs to where the service was started.
         os.environ.setdefault(f"{PREFIX}ROOT", str(Path.cwd()))
         try:
-            refuse_exposed(_command_line_host())
-            # HTTP listens where the command line says; BentoML itself complains about a port that is taken.
-            for warning in preflight.check(effective(), ports=("grpc", "health")):
+            listen = command_line()
+            refuse_exposed({"--host": str(listen.get("http_host", "127.0.0.1"))})
+            for warning in preflight.check(effective(**listen)):
                 print(f"warning: {warning}", file=sys.stderr)
         except BlastwatchError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -102,8 +102,8 @@ class Blastwatch:
         return self._engine is not None and self._engine.ready()
 
 
-def _command_line_host() -> dict[str, str]:
-    """The address that `bentoml serve --host` asks for, which our settings do not know of."""
+def command_line() -> dict[str, object]:
+    """Where `bentoml serve --host --port` asks HTTP to listen, which wins over our settings."""
     context = click.get_current_context(silent=True)
-    host = context.params.get("host") if context is not None else None
-    return {"--host": str(host)} if host else {}
+    asked = context.params if context is not None else {}
+    return {f"http_{name}": asked[name] for name in ("host", "port") if asked.get(name)}

@@ -7,11 +7,11 @@ restarting service is sent again under the same request id, so that it is answer
 import argparse
 import json
 import random
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -184,7 +184,7 @@ def _patiently(attempts: int, call: Callable[[], T]) -> T:
             return call()
         except (errors.Overloaded, errors.NotReady) as error:
             least = error.retry_after_s if isinstance(error, errors.Overloaded) else 0.0
-            time.sleep(max(least, BACKOFF_S * 2**attempt) * random.uniform(0.8, 1.2))
+            sleep(max(least, BACKOFF_S * 2**attempt) * random.uniform(0.8, 1.2))
     return call()
 
 

@@ -49,12 +49,12 @@ class Lookup:
         # Its own threads: questions that hang must not keep pictures from being decoded.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="lookup")
 
-    async def ask(self, question: Callable[[], T]) -> T:
-        """Runs `question` in a thread. Raises StoreUnavailable."""
-        probe = self._closed_until is not None
-        if self._closed_until is not None and (self._probing or self._clock() < self._closed_until):
+    async def ask(self, question: Callable[[], T], *, insist: bool = False) -> T:
+        """Runs `question` in a thread; `insist` asks even in a pause. Raises StoreUnavailable."""
+        probe = self._closed_until is not None and not insist
+        if probe and (self._probing or self._clock() < (self._closed_until or 0.0)):
             raise StoreUnavailable("the store cannot be reached: try again in a few seconds")
-        self._probing = probe
+        self._probing = self._probing or probe
         try:
             async with asyncio.timeout(self._timeout_s):
                 found = await asyncio.get_running_loop().run_in_executor(self._threads, question)

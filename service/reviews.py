@@ -68,7 +68,8 @@ class Reviews:
         for wait in WAITS_S:
             await asyncio.sleep(wait)
             try:
-                stored = await self._lookup.ask(lambda: self._store.get(record_id))
+                # Insisted on: a reader can wait, and only the store knows whether the record is disputed.
+                stored = await self._lookup.ask(lambda: self._store.get(record_id), insist=True)
             except StoreUnavailable:
                 if remembered is None:
                     raise

@@ -80,4 +80,4 @@ def test_localhost_is_an_address() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings().workers = 2  # type: ignore[misc]
+        load_settings().workers = 2

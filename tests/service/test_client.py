@@ -1,0 +1,245 @@
+"""The client: both transports say the same, errors come back as the tree, and busy services are asked again."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from service.client import Client, HttpClient, main
+from service.contract.errors import (
+    BadImage,
+    BlastwatchError,
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+)
+from tests.service.running import Site, Worker, free_ports, working
+from tests.support.images import jpeg, png
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    site = Site(tmp_path_factory.mktemp("client"))
+    site.promote(site.add().version)
+    with working(site.settings(max_message_bytes=2**20)) as found:
+        yield found
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(worker: Worker, request: pytest.FixtureRequest) -> Iterator[Client | HttpClient]:
+    with Client(worker.grpc) if request.param == "grpc" else HttpClient(worker.http) as found:
+        yield found
+
+
+def test_both_transports_give_the_same_answer(worker: Worker) -> None:
+    fields: dict[str, Any] = {
+        "site": "Universitätsklinik",
+        "pixel_size_um": 0.5,
+        "patient_id": "p",
+        "request_id": "same",
+    }
+    with Client(worker.grpc) as one, HttpClient(worker.http) as two:
+        first, second = one.classify(jpeg(1), **fields), two.classify(jpeg(1), **fields)
+        assert first == second
+        assert one.model() == two.model()
+    record = worker.engine.core()._recent.by_record(first.record_id)
+    assert record is not None
+    assert (record.site, record.pixel_size_um, record.test) == ("Universitätsklinik", 0.5, False)
+
+
+def test_a_request_id_is_made_where_there_is_none(client: Client | HttpClient) -> None:
+    one, two = client.classify(png(1)), client.classify(png(1))
+    assert len({one.request_id, two.request_id, ""}) == 3
+
+
+def test_test_traffic_is_marked(client: Client | HttpClient, worker: Worker) -> None:
+    record = worker.engine.core()._recent.by_record(client.classify(png(1), test=True).record_id)
+    assert record is not None
+    assert record.test
+
+
+def test_a_review_is_taken(client: Client | HttpClient) -> None:
+    answer = client.classify(png(2))
+    found = client.review(answer.record_id, "L1", sampled=True)
+    assert found.record_id == answer.record_id
+    assert not found.counts_for_training
+
+
+@pytest.mark.parametrize(
+    ("image", "fields", "kind"),
+    [
+        (b"nonsense", {}, BadImage),
+        (png(1), {"pixel_size_um": -1.0}, InvalidRequest),
+        (png(1), {"site": "line\nbreak"}, InvalidRequest),
+        (bytes(2**20 + 1), {}, TooLarge),
+        (bytes(2 * 2**20), {}, TooLarge),
+        (png(77), {"request_id": "taken"}, Conflict),
+    ],
+)
+def test_errors_come_back_as_the_tree(
+    client: Client | HttpClient, image: bytes, fields: dict[str, Any], kind: type[BlastwatchError]
+) -> None:
+    client.classify(png(1), request_id="taken")
+    with pytest.raises(kind) as caught:
+        client.classify(image, **fields)
+    assert type(caught.value) is kind
+
+
+def test_an_unknown_record_is_not_found(client: Client | HttpClient) -> None:
+    with pytest.raises(NotFound):
+        client.review("0" * 32, "L1")
+
+
+class Flaky:
+    """A core that is busy or away a few times, then itself again."""
+
+    def __init__(self, worker: Worker, monkeypatch: pytest.MonkeyPatch, *faults: BlastwatchError) -> None:
+        self.requests: list[str] = []
+        self._faults = list(faults)
+        self._real = worker.engine.core().classify
+        monkeypatch.setattr(worker.engine.core(), "classify", self)
+
+    async def __call__(self, cell: Any, **options: Any) -> Any:
+        self.requests.append(cell.request_id)
+        if self._faults:
+            raise self._faults.pop(0)
+        return await self._real(cell, **options)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits that are noted, not waited for."""
+    waits: list[float] = []
+    monkeypatch.setattr("service.client.sleep", waits.append)
+    return waits
+
+
+def test_a_busy_service_is_asked_again_under_the_same_name(
+    client: Client | HttpClient, worker: Worker, monkeypatch: pytest.MonkeyPatch, quick: list[float]
+) -> None:
+    flaky = Flaky(worker, monkeypatch, NotReady("not yet"), Overloaded(retry_after_s=0.1), NotReady("not yet"))
+    client.classify(png(1))
+    assert len(flaky.requests) == 4
+    assert len(set(flaky.requests)) == 1
+    assert flaky.requests[0]
+    assert len(quick) == 3
+    assert quick[0] < quick[2]
+
+
+def test_it_gives_up_after_a_while(
+    client: Client | HttpClient, worker: Worker, monkeypatch: pytest.MonkeyPatch, quick: list[float]
+) -> None:
+    flaky = Flaky(worker, monkeypatch, *[NotReady("not yet") for _ in range(50)])
+    with pytest.raises(NotReady, match="not yet"):
+        client.classify(png(1))
+    assert len(flaky.requests) == 5
+
+
+def test_what_will_not_change_is_not_asked_again(
+    client: Client | HttpClient, worker: Worker, monkeypatch: pytest.MonkeyPatch, quick: list[float]
+) -> None:
+    flaky = Flaky(worker, monkeypatch, *[InvalidRequest("no") for _ in range(5)])
+    with pytest.raises(InvalidRequest):
+        client.classify(png(1))
+    assert len(flaky.requests) == 1
+    assert quick == []
+
+
+def test_a_fault_of_the_service_is_no_known_error(
+    client: Client | HttpClient, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(worker.engine.core(), "classify", broken)
+    with pytest.raises(BlastwatchError) as caught:
+        client.classify(png(1))
+    assert type(caught.value) is BlastwatchError
+    assert "internal error" in str(caught.value)
+
+
+def test_a_deadline_of_the_client(live: Site) -> None:
+    settings = live.settings(max_wait_ms=1000)
+    with working(settings) as worker, Client(worker.grpc, timeout_s=0.2) as client, pytest.raises(DeadlineExceeded):
+        client.classify(png(1))
+
+
+@pytest.mark.parametrize("flag", ["--grpc", "--http"])
+def test_a_service_that_is_not_there_is_one_line(flag: str, tmp_path: Path, quick: list[float]) -> None:
+    (port,) = free_ports(1)
+    target = f"127.0.0.1:{port}" if flag == "--grpc" else f"http://127.0.0.1:{port}"
+    (tmp_path / "cell.png").write_bytes(png(1))
+    with pytest.raises(NotReady, match="make serve") as caught:
+        main(["classify", str(tmp_path / "cell.png"), flag, "--target", target])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.client", "classify", str(tmp_path / "missing.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout.count("\n") <= 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--grpc", "--http"])
+def test_the_command_prints_a_table_or_json(
+    worker: Worker, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for number in range(2):
+        path = tmp_path / f"cell{number}.png"
+        path.write_bytes(png(number))
+        files.append(str(path))
+    to = [flag, "--target", worker.grpc if flag == "--grpc" else worker.http]
+    assert main(["classify", *files, *to, "--site", "site-a", "--pixel-size-um", "0.5"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["file", "label", "p"]
+    assert [row.split()[0] for row in rows] == ["cell0.png", "cell1.png"]
+    assert main(["classify", *files, *to, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["refer"] for item in found] == [True, True]
+    assert main(["review", found[0]["recordId"], "L1", *to, "--role", "haematologist"]) == 0
+    assert "review" in capsys.readouterr().out
+    assert main(["model", *to, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == ["healthy", "L1", "L2", "L3"]
+
+
+def test_patients_never_pass_through_a_proxy(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy"):
+            monkeypatch.setenv(name, address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with Client(worker.grpc, attempts=1) as one, HttpClient(worker.http, attempts=1) as two:
+            assert one.classify(png(1)).label == two.classify(png(1)).label
+
+
+def test_one_client_serves_many_threads(worker: Worker) -> None:
+    with Client(worker.grpc) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: client.classify(png(number)), range(40)))
+    assert len({answer.record_id for answer in answers}) == 40
+
+
+def test_a_strange_server_is_no_traceback(tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(BlastwatchError, match="UNIMPLEMENTED"):
+            client.model()
+    finally:
+        server.stop(None)
