@@ -81,6 +81,7 @@ class Journal:
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
+        self._failing = False
 
     @property
     def worker(self) -> str:
@@ -158,8 +159,11 @@ class Journal:
                 error: StoreUnavailable | None = None
                 try:
                     await asyncio.get_running_loop().run_in_executor(self._thread, self._write, frames)
+                    self._failing = False
                 except Exception as trouble:
-                    logger.error("the journal cannot be written", exc_info=trouble)
+                    if not self._failing:  # once an outage, not once an answer
+                        logger.error("the journal cannot be written, so nothing is answered", exc_info=trouble)
+                    self._failing = True
                     error = StoreUnavailable("the answer cannot be put on record: try again later")
                     error.__cause__ = trouble
                 self._settle(group, error)
