@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Self
 
 
@@ -135,6 +134,5 @@ def _check_names(cls: type[Any], values: dict[str, Any]) -> None:
         raise ValueError(f"a {cls.__name__} without or with other fields: {sorted(set(wanted) ^ values.keys())}")
 
 
-@cache
 def _names(cls: type[Any]) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(cls))
+    return tuple(cls.__dataclass_fields__)
