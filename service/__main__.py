@@ -1,5 +1,6 @@
 """python -m service: checks what can be checked, then becomes `bentoml serve`."""
 
+import math
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
@@ -37,7 +38,7 @@ def serve_command(settings: Settings) -> list[str]:
     return [
         *(sys.executable, "-m", "bentoml", "serve", TARGET),
         *("--host", settings.http_host, "--port", str(settings.http_port)),
-        *("--timeout-graceful-shutdown", str(round(settings.drain_s))),
+        *("--timeout-graceful-shutdown", str(max(1, math.ceil(settings.drain_s)))),
     ]
 
 

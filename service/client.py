@@ -31,6 +31,7 @@ HTTP_BASE = "http://127.0.0.1:3000"
 ATTEMPTS = 5
 BACKOFF_S = 0.2
 ERROR_KEY = "blastwatch-error"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
 ERRORS: dict[str, type[errors.BlastwatchError]] = {
     kind.__name__: kind
     for kind in vars(errors).values()
@@ -135,17 +136,17 @@ class HttpClient:
         }
         headers["content-type"] = _image_type(image).encode()
         reply = _patiently(self._attempts, lambda: self._call("POST", "/v1/classify", content=image, headers=headers))
-        return converters.answer_from_message(converters.from_json(reply, pb.Prediction()))
+        return converters.answer_from_message(converters.from_reply(reply, pb.Prediction()))
 
     def review(self, record_id: str, label: str, role: str = "haematologist", sampled: bool = False) -> ReviewAnswer:
         """Puts a reader's label on record. sampled: the cell was drawn at random for review."""
         message = converters.review_to_message(Review(record_id, label, role, sampled))
         reply = self._call("POST", "/v1/reviews", json=converters.to_json(message))
-        return converters.review_answer_from_message(converters.from_json(reply, pb.ReviewReply()))
+        return converters.review_answer_from_message(converters.from_reply(reply, pb.ReviewReply()))
 
     def model(self) -> ModelInfo:
         """The model that answers now."""
-        return converters.model_from_message(converters.from_json(self._call("GET", "/v1/model"), pb.Model()))
+        return converters.model_from_message(converters.from_reply(self._call("GET", "/v1/model"), pb.Model()))
 
     def close(self) -> None:
         """Lets the connection go."""
@@ -190,8 +191,10 @@ def _patiently(attempts: int, call: Callable[[], T]) -> T:
 
 def _from_status(error: grpc.RpcError, target: str) -> errors.BlastwatchError:
     status, text = error.code(), error.details() or ""
-    trailer = {key: value for key, value in error.trailing_metadata() or () if key == ERROR_KEY}
-    kind = ERRORS.get(str(trailer.get(ERROR_KEY)))
+    trailer = {key: str(value) for key, value in error.trailing_metadata() or ()}
+    kind = ERRORS.get(trailer.get(ERROR_KEY, ""))
+    if kind is errors.Overloaded:
+        return errors.Overloaded(text, retry_after_s=_seconds(trailer.get(PUSHBACK_KEY), 1000.0) / 1000)
     if kind is not None:
         return kind(text)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
@@ -209,8 +212,16 @@ def _from_response(response: httpx.Response, base: str) -> errors.BlastwatchErro
         return errors.BlastwatchError(f"{base} answered {response.status_code}: is this the service?")
     kind = ERRORS.get(name, errors.BlastwatchError)
     if issubclass(kind, errors.Overloaded):
-        return kind(text, retry_after_s=float(response.headers.get("retry-after", 1)))
+        return kind(text, retry_after_s=_seconds(response.headers.get("retry-after"), 1.0))
     return kind(text)
+
+
+def _seconds(text: str | None, default: float) -> float:
+    """A wait as the service said it; a proxy in between may say it in words."""
+    try:
+        return max(0.0, float(text or default))
+    except ValueError:
+        return default
 
 
 def _unreachable(where: str, why: str) -> str:

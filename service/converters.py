@@ -5,7 +5,7 @@ from typing import TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from service.contract.errors import InvalidRequest
+from service.contract.errors import BlastwatchError, InvalidRequest
 from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 
@@ -143,6 +143,14 @@ def model_from_message(message: pb.Model) -> ModelInfo:
 def to_json(message: Message) -> dict[str, object]:
     """A message in protobuf's JSON mapping; a false or a zero is written, not left out."""
     return dict(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
+
+
+def from_reply(text: bytes, message: M) -> M:
+    """Fills `message` from a service's JSON; a newer service may say more. Raises BlastwatchError."""
+    try:
+        return json_format.Parse(text, message, ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError):
+        raise BlastwatchError(f"the answer is not a {message.DESCRIPTOR.name} in JSON: is this the service?") from None
 
 
 def from_json(text: str | bytes, message: M) -> M:

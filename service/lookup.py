@@ -12,6 +12,9 @@ from service.metrics import Metrics
 
 T = TypeVar("T")
 
+THREADS = 2
+AWAY = "the store cannot be reached: try again in a few seconds"
+
 
 class Records(Protocol):
     """The part of the store that answers and reviews look things up in; both methods raise StoreUnavailable."""
@@ -47,13 +50,23 @@ class Lookup:
         self._closed_until: float | None = None
         self._probing = False
         # Its own threads: questions that hang must not keep pictures from being decoded.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="lookup")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
+        self._turns = asyncio.Semaphore(THREADS)
 
     async def ask(self, question: Callable[[], T], *, insist: bool = False) -> T:
         """Runs `question` in a thread; `insist` asks even in a pause. Raises StoreUnavailable."""
-        probe = self._closed_until is not None and not insist
-        if probe and (self._probing or self._clock() < (self._closed_until or 0.0)):
-            raise StoreUnavailable("the store cannot be reached: try again in a few seconds")
+        self._refuse_in_a_pause(insist)
+        async with self._turns:  # so that the patience is for the store, not for the queue in front of it
+            self._refuse_in_a_pause(insist)
+            return await self._ask(question, probe=self._closed_until is not None and not insist)
+
+    def _refuse_in_a_pause(self, insist: bool) -> None:
+        if self._closed_until is None or insist:
+            return
+        if self._probing or self._clock() < self._closed_until:
+            raise StoreUnavailable(AWAY)
+
+    async def _ask(self, question: Callable[[], T], *, probe: bool) -> T:
         self._probing = self._probing or probe
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -62,7 +75,7 @@ class Lookup:
             self._closed_until = self._clock() + self._pause_s
             self._metrics.store_unreachable.inc()
             # Not the store's own text: it names a file or a host, which is not a caller's business.
-            raise StoreUnavailable("the store cannot be reached: try again in a few seconds") from None
+            raise StoreUnavailable(AWAY) from None
         finally:
             if probe:
                 self._probing = False

@@ -149,7 +149,7 @@ class Worker:
         self._thread.start()
         self.run(self.engine.start())
         self.run(self.servers.start())
-        self._serving = asyncio.run_coroutine_threadsafe(self._uvicorn._serve(), self._loop)
+        self._serving = asyncio.run_coroutine_threadsafe(self._uvicorn.serve(), self._loop)
         eventually(lambda: self._uvicorn.started)
 
     def stop(self) -> None:

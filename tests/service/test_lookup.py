@@ -102,3 +102,15 @@ def test_a_store_that_hangs_is_away() -> None:
         lookup.close()
 
     asyncio.run(scenario())
+
+
+def test_a_queue_of_questions_is_not_a_store_that_is_away() -> None:
+    async def scenario() -> None:
+        lookup = Lookup(build_metrics(CollectorRegistry(), load_settings()), timeout_s=0.5)
+        pause = threading.Event()
+        # Forty questions of 40 ms, two at a time: the last one waits longer than any one may take.
+        answers = await asyncio.gather(*(lookup.ask(lambda: not pause.wait(0.04)) for _ in range(40)))
+        assert all(answers)
+        lookup.close()
+
+    asyncio.run(scenario())
