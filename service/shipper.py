@@ -115,7 +115,8 @@ class Shipper:
         for segment in sealed:
             self._move(segment.path, segment.length, torn_end=False)
             self._journal.forget(segment)
-        if sealed:
+        # The folder goes with a journal that closes meanwhile.
+        if sealed and self._journal.folder.exists():
             self._files.sync_folder(self._journal.folder)
 
     def _adopt_orphans(self) -> None:
