@@ -1,0 +1,114 @@
+"""`python -m monitoring` as a process: it starts, answers, stops when told, and refuses what cannot work."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.contract.ledger import Ledger
+from service.contract.store import Store
+from tests.support.monitoring import stream, watched_artifact
+
+PATIENCE_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "BLASTWATCH_ROOT": str(tmp_path),
+        "BLASTWATCH_STORE_URL": f"sqlite:///{tmp_path}/store.db",
+        "BLASTWATCH_MODELS_DIR": str(tmp_path / "models"),
+        "BLASTWATCH_MONITOR_PORT": str(free_port()),
+        "BLASTWATCH_MONITOR_INTERVAL_S": "0.1",
+        "BLASTWATCH_MONITOR_REPORTS": "false",
+    }
+
+
+@pytest.fixture
+def monitor(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    line = [sys.executable, "-m", "monitoring"]
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def until_sample(process: "subprocess.Popen[str]", environment: dict[str, str], wanted: str) -> None:
+    url = f"http://127.0.0.1:{environment['BLASTWATCH_MONITOR_PORT']}/metrics"
+    deadline = time.monotonic() + PATIENCE_S
+    text = ""
+    while f"\n{wanted}\n" not in text:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline, f"no {wanted} in:\n{text}"
+        time.sleep(0.05)
+        try:
+            text = httpx.get(url, timeout=5).text
+        except httpx.HTTPError:
+            text = ""
+
+
+def test_it_watches_and_stops_when_told(
+    monitor: "subprocess.Popen[str]", environment: dict[str, str], tmp_path: Path
+) -> None:
+    artifact = watched_artifact(tmp_path / "models")
+    ledger = Ledger(environment["BLASTWATCH_STORE_URL"])
+    ledger.append("registered", version=artifact.version)
+    ledger.promote(artifact.version, None)
+    until_sample(monitor, environment, f'blastwatch_monitor_production{{model_version="{artifact.version}"}} 1.0')
+    sent = stream(artifact.version, seed=1, patients=10, cells=5, start=time.time() - 60)
+    Store(environment["BLASTWATCH_STORE_URL"]).insert_predictions(sent)
+    until_sample(monitor, environment, "blastwatch_monitor_last_seen_seq 50.0")
+    until_sample(monitor, environment, "blastwatch_monitor_open_window_cells 50.0")
+    address = f"http://127.0.0.1:{environment['BLASTWATCH_MONITOR_PORT']}"
+    assert httpx.get(f"{address}/healthz").json()["alive"]
+    assert "No window has closed yet" in httpx.get(f"{address}/reports/").text
+
+    twin = subprocess.run(
+        [sys.executable, "-m", "monitoring"],
+        env=environment | {"BLASTWATCH_MONITOR_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert (twin.returncode, twin.stderr.count("\n")) == (2, 1)
+    assert "another monitor works in" in twin.stderr
+
+    monitor.send_signal(signal.SIGTERM)
+    assert monitor.wait(PATIENCE_S) == 0
+    assert monitor.stderr is not None
+    assert "Traceback" not in monitor.stderr.read()
+
+
+@pytest.mark.parametrize("name", ["port", "typo", "host"])
+def test_what_cannot_work_is_one_line_and_exit_code_2(name: str, environment: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        changes = {
+            "port": {"BLASTWATCH_MONITOR_PORT": str(taken.getsockname()[1])},
+            "typo": {"BLASTWATCH_MONITOR_INTERVALL_S": "1"},
+            "host": {"BLASTWATCH_MONITOR_HOST": "0.0.0.0"},  # noqa: S104
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "monitoring"],
+            env=environment | changes[name],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
