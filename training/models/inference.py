@@ -52,16 +52,21 @@ def load(weights: Path = WEIGHTS, config: Path = CONFIG) -> CnnGru:
     return build(parsed, read_npz(weights))
 
 
-def outputs(network: CnnGru, images: Pixels, *, batch: int = BATCH) -> Outputs:
-    """Logits and features of uint8 [n, H, W, 3], n ≥ 0, on the CPU and in evaluation mode."""
+def outputs(network: CnnGru, images: Pixels, *, batch: int = BATCH, threads: int | None = None) -> Outputs:
+    """Logits and features of uint8 [n, H, W, 3], n ≥ 0, on the CPU and in evaluation mode; `threads` as they are."""
     network.eval()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     logits, features = [], []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            density = optical_density(torch.from_numpy(images[start : start + batch]))
-            some_logits, some_features = network(density.contiguous(memory_format=torch.channels_last))
-            logits.append(some_logits.numpy())
-            features.append(some_features.numpy())
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(images), batch):
+                density = optical_density(torch.from_numpy(images[start : start + batch]))
+                some_logits, some_features = network(density.contiguous(memory_format=torch.channels_last))
+                logits.append(some_logits.numpy())
+                features.append(some_features.numpy())
+    finally:
+        torch.set_num_threads(before)
     return Outputs(
         np.concatenate(logits or [np.zeros((0, network.config.classes), np.float32)]),
         np.concatenate(features or [np.zeros((0, network.config.features), np.float32)]),

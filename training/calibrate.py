@@ -1,0 +1,171 @@
+"""Stage `calibrate`: temperature, abstention and out-of-distribution thresholds, from cells that were not trained on.
+
+The embedding and the class means come from the train split; everything that decides comes from the validation split.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+
+from service.contract.errors import CommandParser, ConfigError, run_command
+from training.calibration import Calibration, Singles, negative_log_likelihood, softmax
+from training.config import configured
+from training.figures import Flags, Integers, calibration_bins, expected_calibration_error, risk_coverage
+from training.io import read_json, read_params, read_parquet
+from training.pixels import PREPARED, TRAIN, VALIDATION, cells
+
+THREADS = 2  # fixed, as in training: the sums that a version is named by must not depend on the machine's load
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Section `calibrate` of params.yaml."""
+
+    embedding: int = 24
+    """E: principal components of the features that are kept."""
+    shrinkage: float = 0.1
+    """Weight of the mean variance in the covariance, which few cells estimate badly."""
+    ood_quantile: float = 0.99
+    """Share of validation cells that are not flagged as out of distribution."""
+    risk: float = 0.02
+    """Wrong answers that are tolerated among those that are given rather than referred."""
+    min_coverage: float = 0.85
+    """Share of validation cells that is answered even when the risk is not met."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be fitted. Raises ValueError."""
+        if self.embedding < 1:
+            raise ValueError(f"embedding is {self.embedding}: it must be at least 1")
+        for name in ("shrinkage", "ood_quantile", "risk", "min_coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is a share, 0 to 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the network says of n cells: logits [n, C], features [n, F]; and their label [n]."""
+
+    logits: Singles
+    features: Singles
+    label: Integers
+
+
+def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tuple[Calibration, dict[str, Any]]:
+    """Fit on what the network says; returns the calibration and notes for people.
+
+    Raises ConfigError when the embedding is wider than the features, and without cells.
+    """
+    if len(training.label) <= config.embedding or not len(validation.label):
+        raise ConfigError("calibration needs more train cells than embedding components, and validation cells")
+    if config.embedding > training.features.shape[1]:
+        raise ConfigError(
+            f"params.yaml: calibrate.embedding is {config.embedding}, but the network has only "
+            f"{training.features.shape[1]} features: set it to that or less"
+        )
+    logits = validation.logits.astype(np.float64)
+    temperature = fit_temperature(logits, validation.label)
+    probabilities = softmax(logits / temperature)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == validation.label
+    abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage)
+    centre, projection = principal_components(training.features, config.embedding)
+    embedding: Singles = ((training.features - centre) @ projection).astype(np.float32)
+    means, whitening = class_distances(embedding, training.label, config.shrinkage)
+    space = Calibration(temperature, abstain, np.inf, centre, projection, whitening, means)
+    ood = float(np.quantile(space.distance(space.embed(validation.features)), config.ood_quantile, method="higher"))
+    plain = softmax(logits)
+    before = calibration_bins(plain.max(axis=1), plain.argmax(axis=1) == validation.label)
+    notes = {
+        "validation_cells": len(validation.label),
+        "validation_coverage": coverage,
+        "validation_risk": risk,
+        "validation_ece_before": expected_calibration_error(before),
+        "validation_ece_after": expected_calibration_error(calibration_bins(confidence, correct)),
+    }
+    return Calibration(temperature, abstain, ood, centre, projection, whitening, means), notes
+
+
+def fit_temperature(logits: npt.NDArray[np.float64], label: Integers) -> float:
+    """The temperature, 0.05 to 20, of lowest negative log-likelihood (Guo et al., arXiv 1706.04599, section 4.2)."""
+    found = minimize_scalar(
+        lambda log_t: negative_log_likelihood(logits, label, float(np.exp(log_t))),
+        bounds=(np.log(0.05), np.log(20.0)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    # A few decimals decide nothing, and the last ones would differ between machines.
+    return round(float(np.exp(found.x)), 4)
+
+
+def abstain_threshold(
+    confidence: npt.NDArray[np.float64], correct: Flags, risk: float, min_coverage: float
+) -> tuple[float, float, float]:
+    """The lowest threshold at which the answered cells are wrong in at most `risk` of cases; its coverage and risk.
+
+    Where that would answer fewer than `min_coverage` of the cells, the highest threshold that answers so many.
+    """
+    thresholds, coverage, risks = risk_coverage(confidence, correct)
+    enough = np.flatnonzero(coverage >= min_coverage)
+    met = np.flatnonzero(risks <= risk)
+    chosen = max(met[-1] if len(met) else 0, enough[0])
+    # Rounded down, so that the cell at the threshold itself is still answered.
+    return float(np.floor(thresholds[chosen] * 1e4) / 1e4), float(coverage[chosen]), float(risks[chosen])
+
+
+def principal_components(features: Singles, size: int) -> tuple[Singles, Singles]:
+    """Mean [F] and first `size` principal axes [F, size] of features [n, F], the largest entry of each positive."""
+    values = features.astype(np.float64)
+    centre = values.mean(axis=0)
+    _, axes = np.linalg.eigh(np.cov(values - centre, rowvar=False))
+    axes = axes[:, ::-1][:, :size]
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(size)])
+    return centre.astype(np.float32), (axes * signs).astype(np.float32)
+
+
+def class_distances(embedding: Singles, label: Integers, shrinkage: float) -> tuple[Singles, Singles]:
+    """Class means [K, E] and the whitening [E, E] of the covariance within classes, shrunk to its mean variance.
+
+    Shrinkage to a multiple of the identity: Ledoit and Wolf, J. Multivariate Analysis 88 (2004) 365–411; its weight
+    is a parameter here.
+    """
+    values = embedding.astype(np.float64)
+    there = np.unique(label)
+    means = np.stack([values[label == k].mean(axis=0) for k in there])
+    within = values - means[np.searchsorted(there, label)]
+    covariance = within.T @ within / len(values)
+    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(
+        len(covariance)
+    )
+    # A network without any spread (all features dead) still has a distance: that of everything to everything else.
+    variances, axes = np.linalg.eigh(covariance)
+    whitening = axes / np.sqrt(np.maximum(variances, 1e-12))
+    return means.astype(np.float32), whitening.astype(np.float32)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Calibrate the trained network on the validation split; write build/calibration.json and .npz."""
+    CommandParser(prog="python -m training.calibrate", description=main.__doc__).parse_args(argv)
+    from training.models import inference
+
+    config = configured(CalibrateConfig, "calibrate", read_params("calibrate"))
+    labels = tuple(read_json(PREPARED / "dataset.json")["labels"])
+    data = cells(read_parquet(PREPARED / "manifest.parquet"), read_parquet(PREPARED / "split.parquet"), labels)
+    network = inference.load()
+    training, validation = (
+        Seen(*inference.outputs(network, part.load(), threads=THREADS), part.label)
+        for part in (data.only(TRAIN), data.only(VALIDATION))
+    )
+    calibration, notes = calibrate(training, validation, config)
+    calibration.save(**notes)
+    print(
+        f"temperature {calibration.temperature:.3f}, abstain below {calibration.abstain:.3f} "
+        f"(answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
+        f"out of distribution above {calibration.ood:.2f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

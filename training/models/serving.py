@@ -1,0 +1,78 @@
+"""The graph that is exported: everything between pixels and answers, so that no second implementation can differ.
+
+image uint8 [n, H, W, 3] ─ density ─ CNN-GRU ─┬─ logits ─ ÷ temperature ─ softmax ─▶ probabilities [n, C]
+          │                                   └─ features ─ projection ─▶ embedding [n, E] ─▶ ood_score [n]
+          └─────────────────────────────────────────────────────────────▶ row_check [n]
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from service.contract.image import CHECK_MODULUS, CHECK_MULTIPLIER, Pixels
+from training.calibration import Calibration
+from training.models.cnn_gru import CnnGru
+from training.models.stain import optical_density
+
+
+class Answers(NamedTuple):
+    """probabilities float32 [n, C], embedding float32 [n, E], ood_score float32 [n], row_check int64 [n]."""
+
+    probabilities: Tensor
+    embedding: Tensor
+    ood_score: Tensor
+    row_check: Tensor
+
+
+class Serving(nn.Module):
+    """A trained network and its calibration as one graph."""
+
+    temperature: Tensor
+    centre: Tensor
+    projection: Tensor
+    whitening: Tensor
+    means: Tensor
+    check: Tensor
+
+    def __init__(self, network: CnnGru, calibration: Calibration) -> None:
+        super().__init__()
+        self.network = network
+        for name in ("centre", "projection", "whitening"):
+            self.register_buffer(name, torch.from_numpy(getattr(calibration, name).copy()))
+        self.register_buffer("temperature", torch.tensor(calibration.temperature, dtype=torch.float32))
+        # Class means as they look after whitening, so that a distance is a plain difference.
+        self.register_buffer("means", torch.from_numpy(calibration.means @ calibration.whitening))
+        length = network.config.height * network.config.width * 3
+        weights = np.arange(length, dtype=np.int64) * CHECK_MULTIPLIER % CHECK_MODULUS + 1
+        self.register_buffer("check", torch.from_numpy(weights.astype(np.float64)))
+        self.eval()
+
+    def forward(self, image: Tensor) -> Answers:
+        """Answers for uint8 [n, H, W, 3], n ≥ 1."""
+        logits, features = self.network(optical_density(image))  # (n, C), (n, F)
+        probabilities = torch.softmax(logits / self.temperature, dim=1)  # (n, C)
+        embedding = (features - self.centre) @ self.projection  # (n, E)
+        apart = (embedding @ self.whitening).unsqueeze(1) - self.means  # (n, K, E)
+        ood_score = torch.sqrt((apart * apart).sum(dim=2)).min(dim=1).values  # (n,)
+        # In float64 the sum is exact, in whatever order it is taken: every partial sum is an integer below 2^53.
+        flat = image.flatten(1).to(torch.float64)  # (n, H·W·3)
+        return Answers(probabilities, embedding, ood_score, (flat @ self.check).to(torch.int64))
+
+
+class Said(NamedTuple):
+    """Answers as arrays: probabilities [n, C], embedding [n, E], ood_score [n], row_check [n]."""
+
+    probabilities: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32]
+    ood_score: npt.NDArray[np.float32]
+    row_check: npt.NDArray[np.int64]
+
+
+def answers(graph: Serving, images: Pixels, *, batch: int = 64) -> Said:
+    """What the graph says of uint8 [n, H, W, 3], n ≥ 1, in batches on the CPU."""
+    with torch.inference_mode():
+        parts = [graph(torch.from_numpy(images[start : start + batch])) for start in range(0, len(images), batch)]
+    return Said(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
