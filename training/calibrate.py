@@ -25,7 +25,7 @@ class CalibrateConfig:
     """Section `calibrate` of params.yaml."""
 
     embedding: int = 24
-    """E: principal components of the features that are kept."""
+    """E: principal components of the features that are kept, as far as there are so many features."""
     shrinkage: float = 0.1
     """Weight of the mean variance in the covariance, which few cells estimate badly."""
     ood_quantile: float = 0.99
@@ -56,21 +56,20 @@ class Seen:
 def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tuple[Calibration, dict[str, Any]]:
     """Fit on what the network says; returns the calibration and notes for people.
 
-    Raises ConfigError when the embedding is wider than the features, and without cells.
+    Raises ConfigError when there are too few cells for that.
     """
-    if len(training.label) <= config.embedding or not len(validation.label):
-        raise ConfigError("calibration needs more train cells than embedding components, and validation cells")
-    if config.embedding > training.features.shape[1]:
+    size = min(config.embedding, training.features.shape[1])
+    if len(training.label) <= size or not len(validation.label):
         raise ConfigError(
-            f"params.yaml: calibrate.embedding is {config.embedding}, but the network has only "
-            f"{training.features.shape[1]} features: set it to that or less"
+            f"calibration needs more than {size} cells in the train split and some in validation, not "
+            f"{len(training.label)} and {len(validation.label)}: add data, or lower calibrate.embedding in params.yaml"
         )
     logits = validation.logits.astype(np.float64)
     temperature = fit_temperature(logits, validation.label)
     probabilities = softmax(logits / temperature)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == validation.label
     abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage)
-    centre, projection = principal_components(training.features, config.embedding)
+    centre, projection = principal_components(training.features, size)
     embedding: Singles = ((training.features - centre) @ projection).astype(np.float32)
     means, whitening = class_distances(embedding, training.label, config.shrinkage)
     space = Calibration(temperature, abstain, np.inf, centre, projection, whitening, means)

@@ -35,7 +35,7 @@ MALIGNANT_FIGURES = ("sensitivity", "specificity", "precision", "f1", "roc_auc")
 class EvaluateConfig:
     """Section `evaluate` of params.yaml."""
 
-    draws: int = 2000
+    bootstrap: int = 2000
     """Resamplings of the patients, for the intervals."""
     seed: int = 0
     trees: int = 300
@@ -43,8 +43,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn. Raises ValueError."""
-        if self.draws < 100 or self.trees < 1:
-            raise ValueError(f"draws is {self.draws} and trees {self.trees}: at least 100 and 1")
+        if self.bootstrap < 10 or self.trees < 1:
+            raise ValueError(f"bootstrap is {self.bootstrap} and trees {self.trees}: at least 10 and 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def report(judged: Judged, config: EvaluateConfig) -> dict[str, Any]:
     confusion = figures.confusion_matrix(judged.label, called, classes)
     confidence = judged.probabilities.max(axis=1)
     bins = figures.calibration_bins(confidence, called == judged.label)
-    weight = bootstrap.patient_weights(judged.unit, judged.label, classes, draws=config.draws, seed=config.seed)
+    weight = bootstrap.patient_weights(judged.unit, judged.label, classes, draws=config.bootstrap, seed=config.seed)
     two_class, reason = _two_class(judged, confusion)
     others = {"shortcut_balanced_accuracy": judged.shortcut, "size_shortcut_balanced_accuracy": judged.size_shortcut}
     return {
@@ -111,7 +111,7 @@ def report(judged: Judged, config: EvaluateConfig) -> dict[str, Any]:
         "methods": {
             "ece": f"{len(bins.cells)} bins of equal number over the largest probability (arXiv 1706.04599)",
             "ece_debiased": "less its bias on few cells (arXiv 1909.10155)",
-            "intervals": f"95 %, {config.draws} resamplings of patients within their class, seed {config.seed}",
+            "intervals": f"95 %, {config.bootstrap} resamplings of patients within their class, seed {config.seed}",
             "shortcut": "forest on mean and standard deviation of R, G and B, trained on train and validation cells",
             "size_shortcut": "forest on the areas of the cell and its nucleus, trained likewise",
         },
