@@ -166,10 +166,10 @@ def test_of_two_images_at_the_same_time_under_one_request_one_is_answered(live: 
 
 def test_a_double_is_answered_when_the_one_it_joined_gives_up(live: Site) -> None:
     async def scenario() -> None:
-        async with started(live.settings(max_wait_ms=200)) as engine:
+        async with started(live.settings(max_wait_ms=500)) as engine:
             first = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
             second = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
-            await waiting(engine, 1)
+            await joined(engine, "r1", 2)
             first.cancel()
             answer = await second
             assert answer.request_id == "r1"
@@ -195,6 +195,15 @@ def test_a_request_that_everybody_gave_up_leaves_nothing(live: Site) -> None:
     assert live.store.count() == 1
 
 
+async def joined(engine: Engine, request_id: str, count: int) -> None:
+    """Until that many calls wait for the same request."""
+    flights = engine.core()._flights._flights
+    until = time.monotonic() + PATIENCE_S
+    while ("local", request_id) not in flights or flights["local", request_id].waiting < count:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.001)
+
+
 async def waiting(engine: Engine, count: int) -> None:
     """Until that many cells wait for their batch."""
     core = engine.core()
@@ -206,10 +215,11 @@ async def waiting(engine: Engine, count: int) -> None:
 
 def test_a_double_with_more_time_than_the_one_it_joined_is_still_answered(live: Site) -> None:
     async def scenario() -> None:
-        async with started(live.settings(max_wait_ms=150)) as engine:
-            short = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 0.1))
+        async with started(live.settings(max_wait_ms=1000)) as engine:
+            short = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 0.8))
             await waiting(engine, 1)
             long = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 20))
+            await joined(engine, "r1", 2)
             with pytest.raises(DeadlineExceeded):
                 await short
             assert (await long).request_id == "r1"

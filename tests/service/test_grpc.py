@@ -250,7 +250,7 @@ def test_readiness_is_watched_from_no_model_to_the_end(site: Site) -> None:
 
 
 def test_calls_under_way_finish_while_the_worker_stops(live: Site) -> None:
-    worker = Worker(live.settings(max_batch=64, max_wait_ms=300, drain_s=20))
+    worker = Worker(live.settings(max_batch=64, max_wait_ms=1000, drain_s=20))
     worker.start()
     with grpc.insecure_channel(worker.grpc) as channel, ThreadPoolExecutor(20) as pool:
         stub = BlastClassifierStub(channel)
