@@ -82,7 +82,7 @@ class World:
         self.trigger = Recorder(self.ledger)
         self.reported: list[str] = []
         self.now = time.time()
-        self._next = 0
+        self.seed = 0
         self.monitor = self.start()
 
     def site(self, settings: Settings) -> Site:
@@ -106,15 +106,21 @@ class World:
         self.reported.append(name)
 
     def send(
-        self, windows: int = 1, *, shift: float = 0.0, site: str = "site-a", cells: int = 100
+        self, windows: int = 1, *, shift: float = 0.0, site: str = "site-a", cells: int = 100, patients: int = 10
     ) -> list[PredictionRecord]:
-        """As many windows' worth of answers, each of ten patients."""
+        """As many windows' worth of answers."""
         sent = []
         for _ in range(windows):
-            self._next += 1
+            self.seed += 1
             start = self.now - 3600.0
             sent += stream(
-                self.version, seed=self._next, patients=10, cells=cells // 10, shift=shift, site=site, start=start
+                self.version,
+                seed=self.seed,
+                patients=patients,
+                cells=cells // patients,
+                shift=shift,
+                site=site,
+                start=start,
             )
         # One picture does for all: what counts is whether it is still there.
         sent = with_pixels(sent, [self.pixels.save(smear(seed=1, size=16))] * len(sent))
@@ -490,6 +496,49 @@ class TestDecisions:
         assert world.value("windows_total", state="drift") == 3
         assert world.value("decision", kind="pending") == 1
         assert world.value("pending") == 1
+
+
+class TestRealNumbers:
+    """The tests of monitoring.judge, on answers drawn like the reference, and on shifted ones."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        made = World(tmp_path)
+        made.settings = made.settings.model_copy(update={"judge": JudgeSettings(bootstraps=100)})
+        made.start()
+        return made
+
+    def test_a_quiet_stream_asks_for_nothing(self, world: World) -> None:
+        for _ in range(8):
+            world.send(1, cells=200, patients=20)
+            world.monitor.step()
+        assert len(world.windows()) == 8
+        assert {"retrain", "pending", "recalibrate", "page"} & set(world.decisions()) == set()
+        assert world.kinds() == []
+
+    def test_a_shifted_stream_is_found_at_its_third_window(self, world: World) -> None:
+        world.seed = 10  # draws in which chance alone moves no class by a tenth
+        for number in range(6):
+            sent = world.send(1, cells=200, patients=20, shift=2.0 if number >= 3 else 0.0)
+            world.monitor.step()
+        assert [state for *_, state in world.windows()] == ["ok"] * 3 + ["drift"] * 3
+        assert world.decisions() == ["none"] * 3 + ["watch", "watch", "pending"]
+        assert world.value("finding_state", finding="brightness", family="covariate", state="drift") == 1
+        review(world, sent[::5])
+        world.monitor.step()
+        (reason,) = world.trigger.fired
+        assert reason.causes == ("covariate",)
+
+    def test_the_same_stream_gets_the_same_verdicts(self, world: World, tmp_path: Path) -> None:
+        other = World(tmp_path / "other")
+        other.settings = other.settings.model_copy(update={"judge": JudgeSettings(bootstraps=100)})
+        other.start()
+        for each in (world, other):
+            each.send(2, cells=200, patients=20)
+            each.monitor.step()
+        (one, two), same = world.history.windows(), other.history.windows()
+        assert [window.findings for window in same] == [one.findings, two.findings]
+        assert one.findings != two.findings
 
 
 def _dies(*_: object) -> Callable[[], None]:
