@@ -150,8 +150,11 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
+        total = max(self.steps * config.epochs + 1, 4)
+        # A phase of no step divides by zero in OneCycleLR; a handful of cells and epochs gets there.
+        warm_up = max(config.warm_up, min(2 / total, 0.5))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, config.learning_rate, total_steps=self.steps * config.epochs + 1, pct_start=config.warm_up
+            self.optimiser, config.learning_rate, total_steps=total, pct_start=warm_up
         )
         weight = torch.from_numpy(class_weights(training.label, model.classes, config.class_weight)).to(device)
         self.criterion = torch.nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
