@@ -170,6 +170,23 @@ def test_a_cancelled_caller_is_not_computed_and_its_mates_are_served() -> None:
     run(scenario())
 
 
+def test_a_caller_cancelled_in_the_instant_of_the_batch_is_not_computed() -> None:
+    """Its future is cancelled, and it had no turn yet to take its job out of the queue."""
+
+    async def scenario() -> None:
+        async with started(Bench()) as bench:
+            tasks = [bench.ask(number) for number in range(3)]
+            await settle()
+            tasks[1].cancel()
+            await bench.batcher._fire(bench.batcher._take())
+            await settle()
+            assert bench.model.sizes == [2]
+            assert tasks[1].cancelled()
+            assert right(tasks[2].result(), 2)
+
+    run(scenario())
+
+
 def test_a_caller_cancelled_during_the_computation_leaves_its_mates_served() -> None:
     async def scenario() -> None:
         async with started(Bench(max_batch=2, held=True)) as bench:
