@@ -37,7 +37,7 @@ class Scanner:
     """Empty glass in the picture, R, G, B."""
     balance_sd: float = 0.03
     """SD of each channel's white, from slide to slide, in logarithms of light."""
-    exposure_sd: float = 0.10
+    exposure_sd: float = 0.14
     """SD of the exposure, from cell to cell, in logarithms of light."""
     shading: float = 0.06
     """SD of the illumination's slope over the picture."""

@@ -33,14 +33,14 @@ class Stain:
     """All dyes."""
     azure: float = 1.0
     """Purple and blue against pink: the buffer's pH."""
-    strength_sd: float = 0.26
+    strength_sd: float = 0.28
     balance_sd: float = 0.16
     """Purple and blue up, pink down, or the other way round."""
-    dye_sd: float = 0.12
+    dye_sd: float = 0.15
     """Each dye by itself."""
-    hue_sd: float = 0.14
+    hue_sd: float = 0.15
     """Each dye's absorbance in each channel."""
-    cell_sd: float = 0.10
+    cell_sd: float = 0.14
     """All dyes, from cell to cell: the smear's thickness."""
 
 
@@ -56,6 +56,7 @@ class Smear:
     red_shape: Floats
     residue: Floats  # [n]: stain left between cells
     platelets: Floats
+    leukocytes: Floats  # [n]: other white cells in a picture, on average
 
 
 def draw_smear(stain: Stain, dice: Dice, patients: int) -> Smear:
@@ -74,6 +75,7 @@ def draw_smear(stain: Stain, dice: Dice, patients: int) -> Smear:
         red_shape=dice.uniform(0.015, 0.05),
         residue=dice.uniform(0.0, 0.10),
         platelets=dice.uniform(0.0, 1.6),
+        leukocytes=dice.uniform(0.0, 0.9),
     )
 
 

@@ -1,11 +1,13 @@
-"""What lies around the white cell: red cells and platelets."""
+"""What lies around the white cell: red cells, platelets, and other white cells that the border cuts."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from training.datasets.smear.canvas import CANVAS, FIELD_UM, PIXEL_UM, column, to_pixels
 from training.datasets.smear.dice import Dice, Floats
 from training.datasets.smear.morphology import Morphology
-from training.datasets.smear.shapes import stamp
+from training.datasets.smear.shapes import ramp, stamp
 from training.datasets.smear.stain import Smear
 from training.datasets.smear.texture import Image32
 
@@ -14,6 +16,7 @@ _TRIES = 60
 _REACH = CANVAS * PIXEL_UM / 2 + 3.5
 """µm from the middle to the red cells that still show at the border."""
 PLATELETS = 3
+NEIGHBOURS = 2
 
 
 def draw_red_cells(cells: Morphology, smear: Smear, centre: Floats, dice: Dice) -> Image32:
@@ -86,3 +89,31 @@ def draw_platelets(cells: Morphology, smear: Smear, centre: Floats, dice: Dice) 
     drawn = np.zeros((n, CANVAS, CANVAS), dtype=np.float32)
     stamp(drawn, rows, to_pixels(places[present][:, 0]), to_pixels(places[present][:, 1]), 28, fuzzy, np.maximum)
     return drawn
+
+
+def draw_neighbours(cells: Morphology, smear: Smear, centre: Floats, dice: Dice) -> tuple[Image32, Image32]:
+    """Nuclei and bodies, 0…1, [n, CANVAS, CANVAS], of white cells beside the one in the middle, most of them cut off.
+
+    They are of no kind: but for keeping clear of it, nothing about them depends on the cell that the picture is of.
+    """
+    n = len(cells.diameter)
+    radius = dice.uniform(3.8, 6.5, NEIGHBOURS)
+    distance = cells.diameter[:, None] / 2 + radius + dice.uniform(0.3, 3.5, NEIGHBOURS)
+    angle = dice.uniform(0.0, 2 * np.pi, NEIGHBOURS)
+    present = dice.happens((smear.leukocytes / NEIGHBOURS)[:, None], NEIGHBOURS)
+    inner = column((radius * dice.uniform(0.72, 0.92, NEIGHBOURS))[present] / PIXEL_UM)
+    outer = column(radius[present] / PIXEL_UM)
+    tilt = column(dice.normal(0.0, 0.12, NEIGHBOURS)[present])
+    rows, _ = np.nonzero(present)
+    x = to_pixels((centre[:, :1] + distance * np.cos(angle))[present])
+    y = to_pixels((centre[:, 1:] + distance * np.sin(angle))[present])
+
+    def disc(size: Image32) -> Callable[[Image32, Image32], Image32]:
+        return lambda dx, dy: ramp(size - np.sqrt(dx * dx * (1 + tilt) + dy * dy * (1 - tilt)), 3.0)
+
+    drawn = []
+    for size in (inner, outer):
+        layer = np.zeros((n, CANVAS, CANVAS), dtype=np.float32)
+        stamp(layer, rows, x, y, 96, disc(size), np.maximum)
+        drawn.append(layer)
+    return drawn[0], drawn[1]
