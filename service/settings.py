@@ -7,6 +7,7 @@ one line that says what to do (`ConfigError`).
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +21,7 @@ PREFIX = "BLASTWATCH_"
 FOREIGN = ("BLASTWATCH_DATA",)
 FOREIGN_PREFIXES = ("BLASTWATCH_MONITOR_",)
 SQLITE = "sqlite:///"
+SERVICE_LINK = re.compile(r"BLASTWATCH_(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_(TCP|UDP)\w*)?)")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -216,6 +218,8 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
         if upper not in known:
             near = difflib.get_close_matches(upper, sorted(known), n=1)
             hint = f"did you mean {near[0]}?" if near else "see `python -m service --help` for the names"
+            if SERVICE_LINK.fullmatch(upper):
+                hint = "Kubernetes sets it for a Service of that name: put enableServiceLinks: false into the pod"
             raise ConfigError(f"{name} is not a setting of the service: {hint}")
 
 

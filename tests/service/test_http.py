@@ -5,11 +5,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from service.contract.errors import Overloaded
 from service.http_api import INTERNAL_TEXT
+from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
+from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from tests.service.running import Site, Worker, working
 from tests.support.images import bmp, jpeg, png, tiff
 
@@ -228,6 +231,26 @@ def test_overload_says_when_to_come_back(worker: Worker, http: httpx.Client, mon
     response = classify(http, png(1))
     problem(response, 503, "Overloaded")
     assert response.headers["retry-after"] == "3"
+
+
+def test_a_full_journal_refuses_on_both_transports(live: Site) -> None:
+    with (
+        working(live.settings(journal_max_bytes=2**16)) as worker,
+        httpx.Client(base_url=worker.http, timeout=20, trust_env=False) as http,
+        grpc.insecure_channel(worker.grpc) as channel,
+    ):
+        live.take_store_away()
+        answered = 0
+        while (response := classify(http, png(answered))).status_code == 200:
+            answered += 1
+            assert answered < 1000
+        problem(response, 503, "Overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        with pytest.raises(grpc.RpcError) as caught:
+            BlastClassifierStub(channel).Classify(pb.Cell(image=png(1)), timeout=20)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        live.bring_store_back()
+    assert live.store.count() == answered > 10
 
 
 def test_another_method_is_not_allowed(http: httpx.Client) -> None:

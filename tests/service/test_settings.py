@@ -48,6 +48,8 @@ def test_other_urls_stay(url: str) -> None:
         ("BLASTWATCH_HTPP_PORT", "3000", "did you mean BLASTWATCH_HTTP_PORT"),
         ("blastwatch_htpp_port", "3000", "did you mean BLASTWATCH_HTTP_PORT"),
         ("BLASTWATCH_XYZZY", "1", "is not a setting"),
+        ("BLASTWATCH_SERVICE_HOST", "10.0.0.1", "enableServiceLinks"),
+        ("BLASTWATCH_PORT_3000_TCP", "tcp://10.0.0.1:3000", "enableServiceLinks"),
         ("BLASTWATCH_HTTP_PORT", "http", "BLASTWATCH_HTTP_PORT"),
         ("BLASTWATCH_HTTP_PORT", "70000", "BLASTWATCH_HTTP_PORT"),
         ("BLASTWATCH_HTTP_HOST", "example.org", "IP address"),
