@@ -19,7 +19,6 @@ from training.io import read_json, read_params
 from training.model_card import FIGURES, model_card
 from training.places import ARTIFACT, BENTO
 from training.requirements import pins_of_extra
-from training.units import ordinals
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -33,7 +32,8 @@ def reference(outputs: Arrays, classes: int, seed: int) -> Reference:
     unit, label = outputs["unit"].astype(np.str_), outputs["label"].astype(np.int64)
     probabilities = outputs["probabilities"].astype(np.float32)
     called = probabilities.argmax(axis=1).astype(np.int64)
-    patient = rng.permutation(len(np.unique(unit)))[ordinals(unit)]
+    names, ordinal = np.unique(unit, return_inverse=True)
+    patient = rng.permutation(len(names))[ordinal]
     order = rng.permutation(len(label))
     return Reference(
         embedding=outputs["embedding"][order],
