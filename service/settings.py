@@ -21,7 +21,7 @@ PREFIX = "BLASTWATCH_"
 FOREIGN = ("BLASTWATCH_DATA",)
 FOREIGN_PREFIXES = ("BLASTWATCH_MONITOR_",)
 SQLITE = "sqlite:///"
-SERVICE_LINK = re.compile(r"BLASTWATCH_(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_(TCP|UDP)\w*)?)")
+SERVICE_LINK = re.compile(r"BLASTWATCH_((\w+_)?SERVICE_(HOST|PORT)\w*|PORT(_\d+_(TCP|UDP)\w*)?)")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode]

@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from service.client import Client, HttpClient, main
+from service.client import Client, HttpClient
+from service.client_command import main
 from service.contract.errors import (
     BadImage,
     BlastwatchError,
