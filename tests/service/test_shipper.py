@@ -17,7 +17,7 @@ import pytest
 from service.contract.errors import Overloaded, StoreUnavailable
 from service.contract.records import PredictionRecord, ReviewRecord
 from service.contract.store import Store
-from service.disk import LOCK, claim, release
+from service.disk import LOCK
 from service.frames import Entry, encode
 from service.journal import Journal
 from service.shipper import Shipper
@@ -490,33 +490,6 @@ def test_a_killed_process_lets_its_folder_go_and_a_living_one_does_not(site: Sit
         await journal.close()
 
     run(scenario())
-
-
-def test_a_claim_on_a_folder_that_goes_at_that_moment_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    lock = claim(folder)
-    assert lock is not None
-    assert claim(folder) is None
-    release(folder, lock)
-    assert not folder.exists()
-    assert claim(folder) is None
-
-    def slow(descriptor: int, operation: int) -> None:
-        (folder / LOCK).unlink()  # its owner is done with it, between our open and our lock
-
-    folder.mkdir()
-    monkeypatch.setattr("service.disk.fcntl.flock", slow)
-    assert claim(folder) is None
-
-
-def test_release_keeps_a_folder_with_something_in_it(tmp_path: Path) -> None:
-    (tmp_path / "00000001.journal").write_bytes(b"")
-    lock = claim(tmp_path)
-    assert lock is not None
-    release(tmp_path, lock)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001.journal", LOCK]
-    assert claim(tmp_path) is not None
 
 
 def test_a_root_that_is_gone_is_no_traceback(site: Site) -> None:
