@@ -142,7 +142,7 @@ def promote_approved(workspace: Workspace, ledger: Ledger) -> str:
     version = read_artifact(workspace.path / ARTIFACT).version
     if ledger.production() != version:
         raise RetrainingFailed(
-            f"model {version} still waits: approve it with `python -m service.contract.ledger approve`"
+            f"model {version} waits: `python -m service.contract.ledger approve {version} --by ROLE`"
         )
     return version
 
