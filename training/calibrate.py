@@ -3,7 +3,7 @@
 The embedding and the class means come from the train split; everything that decides comes from the validation split.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from service.contract.errors import CommandParser, ConfigError, run_command
-from training.calibration import Calibration, Singles, negative_log_likelihood, softmax
+from training.calibration import Calibration, Distance, Singles, negative_log_likelihood, softmax
 from training.config import configured
 from training.figures import Flags, Integers, calibration_bins, expected_calibration_error, risk_coverage
 from training.io import read_json, read_params, read_parquet
@@ -27,9 +27,11 @@ class CalibrateConfig:
     embedding: int = 24
     """E: principal components of the features that are kept, as far as there are so many features."""
     shrinkage: float = 0.1
-    """Weight of the mean variance in the covariance, which few cells estimate badly."""
+    """How much of the correlations between components is not believed, which few cells estimate badly."""
     ood_quantile: float = 0.99
-    """Share of validation cells that are not flagged as out of distribution."""
+    """Share of the validation cells that lie within the edge of the known ones."""
+    picture_slack: float = 1.3
+    """How far beyond that edge a picture may lie: a few validation patients do not show all stains there are."""
     risk: float = 0.02
     """Wrong answers that are tolerated among those that are given rather than referred."""
     min_coverage: float = 0.85
@@ -39,6 +41,8 @@ class CalibrateConfig:
         """Refuse what cannot be fitted. Raises ValueError."""
         if self.embedding < 1:
             raise ValueError(f"embedding is {self.embedding}: it must be at least 1")
+        if self.picture_slack < 1:
+            raise ValueError(f"picture_slack is {self.picture_slack}: it must be at least 1")
         for name in ("shrinkage", "ood_quantile", "risk", "min_coverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, 0 to 1")
@@ -46,10 +50,13 @@ class CalibrateConfig:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the network says of n cells: logits [n, C], features [n, F]; and their label [n]."""
+    """What is seen in n cells: logits [n, C], features [n, F], picture [n, P] (models.picture); and their label
+    [n].
+    """
 
     logits: Singles
     features: Singles
+    picture: Singles
     label: Integers
 
 
@@ -70,20 +77,23 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == validation.label
     abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage)
     centre, projection = principal_components(training.features, size)
-    embedding: Singles = ((training.features - centre) @ projection).astype(np.float32)
-    means, whitening = class_distances(embedding, training.label, config.shrinkage)
-    space = Calibration(temperature, abstain, np.inf, centre, projection, whitening, means)
-    ood = float(np.quantile(space.distance(space.embed(validation.features)), config.ood_quantile, method="higher"))
+    embeddings = [((seen.features - centre) @ projection).astype(np.float32) for seen in (training, validation)]
+    embedding = class_distances(embeddings[0], training.label, config.shrinkage)
+    picture = class_distances(training.picture, training.label, config.shrinkage)
+    embedding = replace(embedding, edge=_edge(embedding(embeddings[1]), config.ood_quantile))
+    picture = replace(picture, edge=config.picture_slack * _edge(picture(validation.picture), config.ood_quantile))
     plain = softmax(logits)
     before = calibration_bins(plain.max(axis=1), plain.argmax(axis=1) == validation.label)
     notes = {
         "validation_cells": len(validation.label),
         "validation_coverage": coverage,
         "validation_risk": risk,
+        "embedding_edge": embedding.edge,
+        "picture_edge": picture.edge,
         "validation_ece_before": expected_calibration_error(before),
         "validation_ece_after": expected_calibration_error(calibration_bins(confidence, correct)),
     }
-    return Calibration(temperature, abstain, ood, centre, projection, whitening, means), notes
+    return Calibration(temperature, abstain, centre, projection, embedding, picture), notes
 
 
 def fit_temperature(logits: npt.NDArray[np.float64], label: Integers) -> float:
@@ -123,24 +133,27 @@ def principal_components(features: Singles, size: int) -> tuple[Singles, Singles
     return centre.astype(np.float32), (axes * signs).astype(np.float32)
 
 
-def class_distances(embedding: Singles, label: Integers, shrinkage: float) -> tuple[Singles, Singles]:
-    """Class means [K, E] and the whitening [E, E] of the covariance within classes, shrunk to its mean variance.
+def class_distances(values: Singles, label: Integers, shrinkage: float) -> Distance:
+    """The distance [n, d] → [n] that class means and the covariance within classes give, its correlations shrunk.
 
-    Shrinkage to a multiple of the identity: Ledoit and Wolf, J. Multivariate Analysis 88 (2004) 365–411; its weight
-    is a parameter here.
+    Shrinkage towards a diagonal covariance: Schäfer and Strimmer, Statistical Applications in Genetics and Molecular
+    Biology 4 (2005) 32; the weight is a parameter here.
     """
-    values = embedding.astype(np.float64)
+    known = values.astype(np.float64)
     there = np.unique(label)
-    means = np.stack([values[label == k].mean(axis=0) for k in there])
-    within = values - means[np.searchsorted(there, label)]
-    covariance = within.T @ within / len(values)
-    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(
-        len(covariance)
-    )
-    # A network without any spread (all features dead) still has a distance: that of everything to everything else.
-    variances, axes = np.linalg.eigh(covariance)
-    whitening = axes / np.sqrt(np.maximum(variances, 1e-12))
-    return means.astype(np.float32), whitening.astype(np.float32)
+    means = np.stack([known[label == k].mean(axis=0) for k in there])
+    within = known - means[np.searchsorted(there, label)]
+    # What never varies in training (a dead feature) must not make everything infinitely far away.
+    spread = np.maximum(within.std(axis=0), 1e-3 * max(float(within.std()), 1e-6))
+    scaled = within / spread
+    correlation = scaled.T @ scaled / len(scaled)
+    variances, axes = np.linalg.eigh((1 - shrinkage) * correlation + shrinkage * np.eye(len(correlation)))
+    whitening = axes / np.sqrt(np.maximum(variances, 1e-6)) / spread[:, None]
+    return Distance(means.astype(np.float32), whitening.astype(np.float32))
+
+
+def _edge(distance: Singles, quantile: float) -> float:
+    return round(max(float(np.quantile(distance, quantile, method="higher")), 1e-6), 6)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"temperature {calibration.temperature:.3f}, abstain below {calibration.abstain:.3f} "
         f"(answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
-        f"out of distribution above {calibration.ood:.2f}"
+        f"known cells end at {calibration.embedding.edge:.2f} (embedding) and {calibration.picture.edge:.2f} (picture)"
     )
     return 0
 

@@ -76,7 +76,8 @@ class CnnGru(nn.Module):
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        # Pooled before it is normalised: a maximum passes ReLU unchanged either way, and a quarter is left to work on.
+        # Pooled before it is normalised: a maximum passes ReLU unchanged either way, and a quarter is left to work
+        # on.
         nn.MaxPool2d(2),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),

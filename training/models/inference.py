@@ -1,4 +1,4 @@
-"""The trained network on many cells: weights from their file, logits and features in batches."""
+"""The trained network on many cells: weights from their file; logits, features and picture numbers in batches."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from service.contract.image import Pixels
 from training.arrays import Arrays, read_npz
 from training.io import read_json
 from training.models.cnn_gru import CnnGru, CnnGruConfig
+from training.models.picture import describe
 from training.models.stain import optical_density
 
 WEIGHTS = Path("build/weights.npz")
@@ -21,10 +22,11 @@ BATCH = 64
 
 
 class Outputs(NamedTuple):
-    """Of n cells: logits float32 [n, C], features float32 [n, F]."""
+    """Of n cells, float32: logits [n, C], features [n, F], picture [n, P] (picture.describe)."""
 
     logits: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32]
+    picture: npt.NDArray[np.float32]
 
 
 def to_arrays(weights: Mapping[str, torch.Tensor]) -> Arrays:
@@ -53,21 +55,16 @@ def load(weights: Path = WEIGHTS, config: Path = CONFIG) -> CnnGru:
 
 
 def outputs(network: CnnGru, images: Pixels, *, batch: int = BATCH, threads: int | None = None) -> Outputs:
-    """Logits and features of uint8 [n, H, W, 3], n ≥ 0, on the CPU and in evaluation mode; `threads` as they are."""
+    """Of uint8 [n, H, W, 3], n ≥ 1, on the CPU and in evaluation mode, with `threads` or as many as there are."""
     network.eval()
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    logits, features = [], []
+    parts: list[tuple[torch.Tensor, ...]] = []
     try:
         with torch.inference_mode():
             for start in range(0, len(images), batch):
                 density = optical_density(torch.from_numpy(images[start : start + batch]))
-                some_logits, some_features = network(density.contiguous(memory_format=torch.channels_last))
-                logits.append(some_logits.numpy())
-                features.append(some_features.numpy())
+                parts.append((*network(density.contiguous(memory_format=torch.channels_last)), describe(density)))
     finally:
         torch.set_num_threads(before)
-    return Outputs(
-        np.concatenate(logits or [np.zeros((0, network.config.classes), np.float32)]),
-        np.concatenate(features or [np.zeros((0, network.config.features), np.float32)]),
-    )
+    return Outputs(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))

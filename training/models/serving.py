@@ -1,8 +1,10 @@
 """The graph that is exported: everything between pixels and answers, so that no second implementation can differ.
 
-image uint8 [n, H, W, 3] ─ density ─ CNN-GRU ─┬─ logits ─ ÷ temperature ─ softmax ─▶ probabilities [n, C]
-          │                                   └─ features ─ projection ─▶ embedding [n, E] ─▶ ood_score [n]
-          └─────────────────────────────────────────────────────────────▶ row_check [n]
+image uint8 [n, H, W, 3]
+  ├─ density ─┬─ CNN-GRU ─┬─ logits ─ ÷ temperature ─ softmax ─▶ probabilities [n, C]
+  │           │           └─ features ─ projection ─▶ embedding [n, E] ─ distance ─┬─▶ ood_score [n]
+  │           └─ picture numbers ─ distance ───────────────────────────────────────┘
+  └─▶ row_check [n]
 """
 
 from typing import NamedTuple
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.image import CHECK_MODULUS, CHECK_MULTIPLIER, Pixels
-from training.calibration import Calibration
+from training.calibration import Calibration, Distance
 from training.models.cnn_gru import CnnGru
+from training.models.picture import describe
 from training.models.stain import optical_density
 
 
@@ -33,18 +36,16 @@ class Serving(nn.Module):
     temperature: Tensor
     centre: Tensor
     projection: Tensor
-    whitening: Tensor
-    means: Tensor
     check: Tensor
 
     def __init__(self, network: CnnGru, calibration: Calibration) -> None:
         super().__init__()
         self.network = network
-        for name in ("centre", "projection", "whitening"):
-            self.register_buffer(name, torch.from_numpy(getattr(calibration, name).copy()))
         self.register_buffer("temperature", torch.tensor(calibration.temperature, dtype=torch.float32))
-        # Class means as they look after whitening, so that a distance is a plain difference.
-        self.register_buffer("means", torch.from_numpy(calibration.means @ calibration.whitening))
+        self.register_buffer("centre", torch.from_numpy(calibration.centre.copy()))
+        self.register_buffer("projection", torch.from_numpy(calibration.projection.copy()))
+        self.like_a_cell = _Distance(calibration.embedding)
+        self.like_a_picture = _Distance(calibration.picture)
         length = network.config.height * network.config.width * 3
         weights = np.arange(length, dtype=np.int64) * CHECK_MULTIPLIER % CHECK_MODULUS + 1
         self.register_buffer("check", torch.from_numpy(weights.astype(np.float64)))
@@ -52,14 +53,33 @@ class Serving(nn.Module):
 
     def forward(self, image: Tensor) -> Answers:
         """Answers for uint8 [n, H, W, 3], n ≥ 1."""
-        logits, features = self.network(optical_density(image))  # (n, C), (n, F)
+        density = optical_density(image)  # (n, 3, H, W)
+        logits, features = self.network(density)  # (n, C), (n, F)
         probabilities = torch.softmax(logits / self.temperature, dim=1)  # (n, C)
         embedding = (features - self.centre) @ self.projection  # (n, E)
-        apart = (embedding @ self.whitening).unsqueeze(1) - self.means  # (n, K, E)
-        ood_score = torch.sqrt((apart * apart).sum(dim=2)).min(dim=1).values  # (n,)
+        ood_score = torch.maximum(self.like_a_cell(embedding), self.like_a_picture(describe(density)))  # (n,)
         # In float64 the sum is exact, in whatever order it is taken: every partial sum is an integer below 2^53.
         flat = image.flatten(1).to(torch.float64)  # (n, H·W·3)
         return Answers(probabilities, embedding, ood_score, (flat @ self.check).to(torch.int64))
+
+
+class _Distance(nn.Module):
+    """calibration.Distance in torch."""
+
+    whitening: Tensor
+    means: Tensor
+
+    def __init__(self, distance: Distance) -> None:
+        super().__init__()
+        # Divided by the edge and applied to the means once, so that what is left is a plain difference.
+        whitening = distance.whitening.astype(np.float64) / distance.edge
+        self.register_buffer("whitening", torch.from_numpy(whitening.astype(np.float32)))
+        self.register_buffer("means", torch.from_numpy((distance.means @ whitening).astype(np.float32)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[n, d] → [n]."""
+        apart = (values @ self.whitening).unsqueeze(1) - self.means  # (n, K, d)
+        return torch.sqrt((apart * apart).sum(dim=2)).min(dim=1).values
 
 
 class Said(NamedTuple):
