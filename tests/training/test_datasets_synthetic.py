@@ -161,7 +161,7 @@ def test_pictures_decode_to_the_field() -> None:
     ],
 )
 def test_options_that_make_no_sense_are_one_clear_line(options: dict[str, object], word: str) -> None:
-    with pytest.raises(ConfigError, match="data.sources, synthetic") as caught:
+    with pytest.raises(ConfigError, match=r"data\.sources, synthetic") as caught:
         open_dataset({"kind": "synthetic", **options})
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)

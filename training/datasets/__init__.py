@@ -29,11 +29,30 @@ class SourceCell:
 class Dataset(Protocol):
     """A set of labelled cells. `cells` yields them in a stable order and may raise DatasetError."""
 
-    name: str
-    scale_known: bool
-    labels: tuple[str, ...]
-    malignant: tuple[str, ...]
-    notes: list[str]
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def scale_known(self) -> bool:
+        """Whether every cell's `pixel_size_um` is known."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that occur."""
+        ...
+
+    @property
+    def malignant(self) -> tuple[str, ...]:
+        """Those that mean a blast."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results must know about the set."""
+        ...
 
     def cells(self) -> Iterator[SourceCell]:
         """Every cell, in an order that does not change between runs."""
