@@ -18,6 +18,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 _TINY = 1e-12
+_EXACT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +66,10 @@ def compare(
     confidence: float,
     rng: np.random.Generator,
 ) -> Comparison:
-    """Compare the window's patients with the others: mix [P, C] (rows sum to 1), window [P], weight [P] of each
-    patient.
+    """Compare the window's patients [P] with the others, their mix [P, C] held fixed; weight [P] of each patient.
 
-    Needs more usable patients than classes, of both groups.
+    Needs more usable patients than classes, of both groups. Where the mix alone tells the groups apart nothing can be
+    compared: p is 1 and `comparable` 0.
     """
     usable = summary.usable
     design = mix[usable][:, mix[usable].any(axis=0)]
@@ -77,6 +78,9 @@ def compare(
     root = np.sqrt(precision)
     rows = root[:, None] * summary.value[usable] / scale  # equal variances now: [n, d]
     weights = _weights(design, group, precision * weight[usable])  # a, so that β = a'y
+    if abs(float(weights @ group) - 1.0) > _EXACT:  # the mix alone says which group a patient is of
+        nothing = np.zeros(summary.value.shape[1])
+        return Comparison(1.0, 0.0, (0.0, 0.0), nothing, scale, 0.0)
     contrast = weights / root  # the same for `rows`
 
     rest = _null_space(root[:, None] * design).T  # [n − rank, n]
@@ -92,14 +96,15 @@ def compare(
     free = residual.T @ rows  # within both groups: [n − rank, d]
     unit = whitener(free)
     effect = contrast @ rows @ unit
-    errors = residual @ free @ unit
+    errors = residual @ free @ unit * np.sqrt(len(rows) / len(free))  # residuals are smaller than errors
     bias = float((contrast**2).sum() * ((free @ unit) ** 2).sum() / len(free))
     drawn = np.zeros((bootstraps, len(group)))
     for members in (group == 1, group == 0):
         drawn[:, members] = bootstrap_weights(rng, int(members.sum()), bootstraps)
     draws = effect + ((drawn - 1.0) * contrast) @ errors
-    # A draw carries the noise of the estimate and its own.
-    lengths = np.sqrt(np.maximum((draws**2).sum(axis=1) - 2.0 * bias, 0.0))
+    # A draw carries the noise of the estimate and its own; the deviations that are its unit are estimated as well.
+    known = np.sqrt(rng.chisquare(len(free), size=bootstraps) / len(free))
+    lengths = known * np.sqrt(np.maximum((draws**2).sum(axis=1) - 2.0 * bias, 0.0))
     plain = _weights(np.ones((len(group), 1)), group, precision) / root
     return Comparison(
         p=p,

@@ -168,7 +168,8 @@ def _embedding(values: Floats, index: Integers, answer: Integers, settings: Judg
     away, variance = _within(values, index, answer)
     unit = away / np.sqrt(variance)
     correlation = unit.T @ unit / len(unit)
-    dimensions = float(np.trace(correlation) ** 2 / max(float((correlation**2).sum()), 1e-24))
+    # At least one: where no patient has two cells there is nothing to see, and no spread is usable.
+    dimensions = max(1.0, float(np.trace(correlation) ** 2 / max(float((correlation**2).sum()), 1e-24)))
     sizes = np.bincount(index)
     half = np.maximum(sizes - 1, 1) * dimensions / 2.0
     spread = (sum_by(unit**2, index).mean(axis=1)) / np.maximum(sizes - 1, 1)

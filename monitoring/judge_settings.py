@@ -52,8 +52,8 @@ class JudgeSettings(_Settings):
     grows by at most its inverse (Lipton et al. 2018, theorem 3)."""
 
     covariate_floor: Floor = 1.0
-    """Smallest covariate effect that is called drift, in patient-level standard deviations. A medium shift, which must be
-    found, is 1.5; what a reference of a few dozen patients is off by itself stays below 1.0."""
+    """Smallest covariate effect that is called drift, in patient-level standard deviations. A medium shift, which must
+    be found, is 1.5; what a reference of a few dozen patients is off by itself stays below 1.0."""
 
     embedding_weight: Share = 0.5
     """The embedding's part of the family's error: it is all that the model reads of a cell, the rest explains."""

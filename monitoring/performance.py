@@ -81,8 +81,8 @@ def reviewed_performance(
     """Balanced accuracy over the classes with enough reviews; patients drawn anew.
 
     Drift when it is `performance_margin` below the reference's over the same classes, and the interval of the
-    difference, with both groups' patients drawn anew, excludes none. Reviews that were asked for are never more than
-    `unknown`.
+    difference, with both groups' patients drawn anew, excludes none. Reviews that were asked for give a figure
+    and are `insufficient`, however many there are.
     """
     name, classes = (SAMPLED if sampled else REQUESTED), len(labels)
     cells, patients = len(items.label), len(np.unique(items.patient))
@@ -109,7 +109,7 @@ def reviewed_performance(
     }
     if not sampled:
         detail["why"] = "cells somebody asked about do not speak for all cells"
-        return Finding(name, "performance", "unknown", figure, interval, None, cells, patients, detail)
+        return Finding(name, "performance", "insufficient", figure, interval, None, cells, patients, detail)
     known = reference.patient != NO_PATIENT
     there, others = ordinals(reference.patient[known])
     held = reference.label * classes + reference.probabilities.argmax(axis=1)
@@ -170,9 +170,9 @@ def estimated_accuracy(
 
 
 def service_quality(window: WindowArrays, settings: JudgeSettings, rng: np.random.Generator) -> list[Finding]:
-    """Shares of cells referred and out of distribution, of those with a patient, patients drawn anew; without a patient.
+    """Shares of cells referred, out of distribution, and without a patient.
 
-    The first two are drift when the interval lies above the bound.
+    The first two are of cells with a patient, and drift when the interval, patients drawn anew, lies above the bound.
     """
     cells = window.with_patient()
     patients = cells.patients

@@ -1,8 +1,9 @@
 """Label shift: has the case mix changed? Black-box shift estimation from the answers.
 
-Lipton et al. 2018, arXiv 1802.03916: if only the shares p of the labels change, the shares q of the answers obey q = A p with A = P(answer | label), which
-the reference's confusion matrix shows. The change of p is held against what patients drawn anew would give; it is
-drift when the interval of a class excludes no change and the change passes a floor.
+The method is that of Lipton et al. 2018, arXiv 1802.03916: if only the shares p of the labels change, the shares q of
+the answers obey q = A p with A = P(answer | label), which the reference's confusion matrix shows. The change of p is
+held against what patients drawn anew would give; it is drift when the interval of a class excludes no change and the
+change passes a floor.
 """
 
 from collections.abc import Sequence
