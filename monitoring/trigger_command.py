@@ -19,7 +19,7 @@ POLL_S = 0.5
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; raises BlastwatchError with a line that says what to do."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     settings = load_settings()
     ledger = Ledger(settings.store_url, create=False)
     match arguments.command:
@@ -76,13 +76,14 @@ def _said(text: str, option: str) -> str:
     return text.strip()
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The arguments, as `--help` shows them."""
+    made = CommandParser(
         prog="python -m monitoring.trigger",
         description="Start a retraining, stop triggers from firing, or let them go again. Everything goes on record in "
         "the ledger. Settings are those of the monitor (BLASTWATCH_…).",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     retrain = commands.add_parser(
         "retrain", help="start a retraining now, if freeze, breaker, budget, cooldown and reviews allow it"
     )
@@ -96,4 +97,4 @@ def _parser() -> CommandParser:
     resume.add_argument("--by", required=True, metavar="ROLE", help="who decides, as a role, not a name")
     resume.add_argument("--why", default="", metavar="TEXT", help="the reason, for the ledger")
     commands.add_parser("status", help="what runs, what ran, and whether one may start")
-    return parser
+    return made
