@@ -28,7 +28,7 @@ from service.contract.reference import Reference
 SLOWEST_LOOK_S = 300.0
 SHOWN = 200
 REPORTS_WAITING = 50
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("monitoring")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -90,8 +90,9 @@ def _html(current: pd.DataFrame, past: pd.DataFrame) -> str:
 
     numbers = [name for name in past.columns if name != "answer"]
     definition = DataDefinition(numerical_columns=numbers, categorical_columns=["answer"])
-    snapshot = Report([DataDriftPreset()]).run(
-        Dataset.from_pandas(current, data_definition=definition),
-        Dataset.from_pandas(past, data_definition=definition),
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # it correlates constant columns too
+        snapshot = Report([DataDriftPreset()]).run(
+            Dataset.from_pandas(current, data_definition=definition),
+            Dataset.from_pandas(past, data_definition=definition),
+        )
     return str(snapshot.get_html_str(as_iframe=False))

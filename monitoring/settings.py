@@ -69,8 +69,8 @@ class Settings(BaseSettings):
     report_cells: int = Field(default=500, ge=50)
     """Cells of a window, and of the reference, that a report is drawn from: its time grows with them."""
 
-    reports_kept: int = Field(default=200, ge=1)
-    """Reports kept; the oldest go first."""
+    reports_kept: int = Field(default=100, ge=1)
+    """Reports kept, of about 4 MB each; the oldest go first."""
 
     trigger: Literal["local", "none"] = "local"
     """`local` starts retrainings as processes of this machine; `none` only says that one is due."""
