@@ -1,0 +1,214 @@
+"""The pipeline from data to production, on a small data set: what a user types, and what is there afterwards."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.contract.artifact import FolderModelStore, read_artifact
+from service.contract.ledger import Ledger
+from service.contract.predictor import Predictor
+from tests.e2e.conftest import Story
+from tests.support.pipeline import Repository, edit, lenient, small, stages_run
+from tests.support.realdata import data_folder
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("pipeline")]
+
+STAGES = [
+    *("prepare", "validate", "split", "train", "calibrate", "evaluate", "export"),
+    *("champion", "gate", "package", "promote"),
+]
+
+
+def ledger(repository: Repository) -> Ledger:
+    return Ledger(f"sqlite:///{repository.path / 'var/store.db'}", create=False)
+
+
+def read(repository: Repository, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((repository.path / name).read_text())
+    return content
+
+
+def test_one_command_runs_every_stage_and_asks_for_approval(story: Story) -> None:
+    assert sorted(stages_run(story.first.stdout)) == sorted(STAGES)
+    assert f"python -m service.contract.ledger approve {story.version} --by ROLE" in story.first.stdout
+
+
+def test_the_approval_promotes_without_running_anything_else(story: Story) -> None:
+    assert story.approve.returncode == 0, story.approve.stderr
+    assert story.promote.returncode == 0, story.promote.stderr
+    assert sorted(stages_run(story.promote.stdout)) == ["champion", "promote"]
+    assert ledger(story.repository).production() == story.version
+
+
+def test_the_ledger_tells_the_story_and_its_chain_holds(story: Story) -> None:
+    book = ledger(story.repository)
+    book.verify()
+    assert [row.kind for row in book.rows()] == ["registered", "gate_passed", "approved", "promoted"]
+    assert {row.version for row in book.rows()} == {story.version}
+
+
+def test_a_run_with_nothing_to_do_runs_only_the_two_stages_that_look_outside(story: Story) -> None:
+    assert story.settled.returncode == 0
+    assert story.idle.returncode == 0
+    # The model in production changed, so it was compared with itself once; then nothing was left.
+    assert stages_run(story.settled.stdout) == ["champion", "gate", "promote"]
+    assert sorted(stages_run(story.idle.stdout)) == ["champion", "promote"]
+
+
+def test_the_model_store_the_artifact_and_the_bento_hold_the_same_model(story: Story) -> None:
+    root = story.repository.path
+    stored = FolderModelStore(root / "var/bentoml/models/blastwatch").path(story.version)
+    for path in (root / "build/artifact", stored, root / "build/bento/src/seed"):
+        artifact = read_artifact(path, expect_version=story.version)
+        Predictor(artifact).warm_up()
+    assert artifact.manifest.code_revision.startswith(story.repository.git("rev-list", "--max-parents=0", "HEAD"))
+    assert (root / "build/artifact/model_card.md").read_text().startswith("# Model card")
+
+
+def test_the_reports_say_what_the_issue_asks_for(story: Story) -> None:
+    evaluation = read(story.repository, "reports/evaluation.json")
+    assert {
+        *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "roc_auc", "ece"),
+        *("per_class", "per_site", "shortcut_balanced_accuracy", "confusion_matrix", "intervals"),
+    } <= set(evaluation)
+    gate = read(story.repository, "reports/gate.json")
+    assert gate["decision"] == "passed"
+    assert gate["champion"] == story.version
+    states = {check["name"]: check["state"] for check in gate["checks"]}
+    assert states["non-inferiority"] == states["shortcut"] == states["export parity"] == "passed"
+    assert "refused" not in states.values()
+
+
+def test_metrics_and_plots_can_be_shown_and_compared(story: Story, tmp_path: Path) -> None:
+    repository = story.repository.clone(tmp_path / "clone", share_cache=True)
+    repository.dvc("checkout", check=True)
+    shown = json.loads(repository.dvc("metrics", "show", "--json", check=True).stdout)
+    assert "balanced_accuracy" in shown[""]["data"]["reports/evaluation.json"]["data"]
+    page = tmp_path / "page"
+    repository.dvc("plots", "show", "--out", str(page), check=True)
+    assert list(page.rglob("*contact_sheet.png"))
+    assert (page / "index.html").is_file()
+    # Another figure, as another run would leave it.
+    metrics = repository.path / "reports/evaluation.json"
+    evaluation = json.loads(metrics.read_text())
+    metrics.unlink()
+    metrics.write_text(json.dumps(evaluation | {"accuracy": evaluation["accuracy"] + 0.25}))
+    difference = json.loads(repository.dvc("metrics", "diff", "--json", check=True).stdout)
+    assert difference["reports/evaluation.json"]["accuracy"]["diff"] == pytest.approx(0.25)
+
+
+def test_only_the_lock_file_changes_in_the_work_tree(story: Story) -> None:
+    added = story.repository.git("show", "--name-status", "--format=", "HEAD").split()
+    assert added == ["A", "dvc.lock"]
+    assert story.repository.git("status", "--porcelain") == ""
+
+
+def test_stages_open_only_what_dvc_yaml_says(story: Story) -> None:
+    """What each stage's process opened, recorded from inside it, against its deps, outs and params."""
+    stages = yaml.safe_load((story.repository.path / "dvc.yaml").read_text())["stages"]
+    opened = defaultdict[str, set[str]](set)
+    for line in story.repository.opened.read_text().splitlines():
+        module, _, path = line.split("\t")
+        opened[module.removeprefix("training.")].add(path)
+    assert sorted(opened) == sorted(STAGES)
+    for stage, paths in opened.items():
+        entry = stages[stage]
+        named = [
+            p if isinstance(p, str) else next(iter(p))
+            for key in ("deps", "outs", "metrics", "plots")
+            for p in entry.get(key, [])
+        ]
+        undeclared = sorted(path for path in paths if not allowed(path, named, has_params=bool(entry.get("params"))))
+        assert undeclared == [], f"{stage} opens what dvc.yaml does not name"
+
+
+def allowed(path: str, named: list[str], *, has_params: bool) -> bool:
+    if path.startswith("var/") or "__pycache__" in path:  # state outside the pipeline; what Python makes of the sources
+        return True
+    if path == "params.yaml":
+        return has_params
+    if path.endswith("__init__.py") or path.endswith(".tmp") or path in ("build", "prepared", "reports", "."):
+        return True
+    parts = path.split("/")
+    if any(part.startswith(".") and part.endswith(".tmp") for part in parts):  # written aside, then renamed
+        return True
+    return any(path == entry or path.startswith(f"{entry}/") or entry.startswith(f"{path}/") for entry in named)
+
+
+@pytest.fixture(scope="module")
+def automatic(story: Story, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, str]:
+    """A clone with the first one's cache, an empty store of its own, and a change plan whose approval is automatic."""
+    repository = story.repository.clone(tmp_path_factory.mktemp("automatic") / "clone", share_cache=True)
+    edit(repository.path / "change_plan.yaml", lambda plan: plan.update(approval="automatic"))
+    repository.commit("this site agreed to automatic approval")
+    return repository, repository.dvc("repro", check=True).stdout
+
+
+def test_automatic_approval_promotes_in_one_go(story: Story, automatic: tuple[Repository, str]) -> None:
+    repository, _ = automatic
+    assert ledger(repository).production() == story.version
+    assert [row.kind for row in ledger(repository).rows()] == ["registered", "gate_passed", "approved", "promoted"]
+    assert ledger(repository).rows("approved")[0].body["by"] == "change plan (automatic)"
+
+
+def test_a_clone_with_the_cache_takes_every_stage_from_it_that_did_not_change(
+    story: Story, automatic: tuple[Repository, str]
+) -> None:
+    _, output = automatic
+    # champion finds an empty ledger there, and the change plan is another one.
+    assert set(stages_run(output)) == {"champion", "gate", "promote"}
+
+
+def test_a_refused_candidate_is_on_record_stops_the_run_with_its_reasons_and_is_not_kept(
+    story: Story, tmp_path: Path
+) -> None:
+    repository = story.repository.clone(tmp_path / "clone", share_cache=True)
+    edit(repository.path / "change_plan.yaml", lambda plan: plan["budget"].update(model_bytes=1))
+    assert repository.dvc("repro", "gate").returncode == 0
+    done = repository.dvc("repro")
+    assert done.returncode != 0
+    assert "size of the graph in bytes" in done.stderr and "Traceback" not in done.stderr
+    assert [row.kind for row in ledger(repository).rows()] == ["registered", "gate_refused"]
+    assert len(ledger(repository).rows("gate_refused")[0].body["reasons"]) == 1
+    assert not (repository.path / "var/bentoml/models").exists()
+
+
+def test_reviewed_cells_that_dvc_tracks_make_a_new_version_of_the_data(story: Story, tmp_path: Path) -> None:
+    repository = story.repository.clone(tmp_path / "clone", share_cache=True)
+    cells = repository.path / "data/reviewed/cells"
+    cells.mkdir(parents=True)
+    (cells / "cells.parquet").write_bytes(b"reviewed")
+    repository.dvc("add", "data/reviewed/cells", check=True)
+    planned = repository.dvc("repro", "--dry", "prepare", check=True).stdout
+    assert stages_run(planned) == ["prepare"]
+
+
+@pytest.mark.realdata
+def test_real_cells_without_malignant_labels_run_through_the_gate_which_refuses(tmp_path: Path) -> None:
+    folder = data_folder("tecom_wbc")
+
+    def other_cells(parameters: dict[str, Any]) -> None:
+        small(parameters)
+        parameters["data"] = {
+            "labels": ["neutrophil", "lymphocyte", "monocyte", "eosinophil"],
+            "sources": [{"kind": "tecom_wbc", "path": str(folder)}],
+        }
+
+    repository = Repository.copy(tmp_path / "repository", {"params.yaml": other_cells, "change_plan.yaml": lenient})
+    done = repository.dvc("repro", "gate")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    evaluation, gate = read(repository, "reports/evaluation.json"), read(repository, "reports/gate.json")
+    assert len(evaluation["per_class"]) == 4
+    for figure in ("sensitivity", "specificity", "roc_auc"):
+        assert evaluation[figure] is None
+        assert evaluation["not_applicable"][figure]
+    states = {check["name"]: check["state"] for check in gate["checks"]}
+    assert states["sensitivity"] == states["specificity"] == "not applicable"
+    assert gate["decision"] == "refused"
+    assert [reason.split(":")[0] for reason in gate["reasons"]] == ["labels"]
+    notes = json.dumps(read(repository, "prepared/dataset.json")["notes"])
+    assert "basophil" in notes
