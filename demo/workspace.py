@@ -103,6 +103,9 @@ class Workspace:
             "BLASTWATCH_HEALTH_PORT": str(self.ports.health),
             "BLASTWATCH_MONITOR_PORT": str(self.ports.monitor),
             "BLASTWATCH_MONITOR_INTERVAL_S": "1",
+            # The readers' whole list, rather than the first 200 of it: retraining starts when it is through.
+            "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_CELLS": "600",
+            "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_PATIENTS": "40",
             "BLASTWATCH_MONITOR_REPO": str(self.repo),
             "BLASTWATCH_MONITOR_WORK_DIR": str(self.root / "work"),
             "BLASTWATCH_MONITOR_REPORTS_DIR": str(self.root / "reports"),
