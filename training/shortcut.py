@@ -36,9 +36,7 @@ def forest_predictions(
     """Labels [m] of test features [m, d] by a class-weighted forest trained on features [n, d] and label [n]."""
     from sklearn.ensemble import RandomForestClassifier
 
-    forest = RandomForestClassifier(
-        trees, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed, n_jobs=2
-    )
+    forest = RandomForestClassifier(trees, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed)
     forest.fit(features, label)
     return np.asarray(forest.predict(test_features), dtype=np.int64)
 

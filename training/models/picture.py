@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.models.stain import plane_mean
+
 SCALES = 3
 NUMBERS = 3 + 3 + 3 + SCALES + 3
 _SMALL = 1e-4
@@ -20,12 +22,12 @@ def describe(density: Tensor) -> Tensor:
     stain); at each scale the logarithm of the Laplacian's share of the variance (focus, noise); of each channel how
     much denser the middle is than the whole (is there a cell?).
     """
-    mean = density.mean(dim=(2, 3), keepdim=True)  # (n, 3, 1, 1)
+    mean = plane_mean(density)  # (n, 3, 1, 1)
     centred = density - mean
-    deviation = torch.sqrt((centred * centred).mean(dim=(2, 3)) + _SMALL)  # (n, 3)
+    deviation = torch.sqrt(plane_mean(centred * centred).flatten(1) + _SMALL)  # (n, 3)
     red, green, blue = (centred[:, k] / deviation[:, k, None, None] for k in range(3))  # (n, H, W) each
     correlation = torch.stack(
-        [(one * other).mean(dim=(1, 2)) for one, other in ((red, green), (red, blue), (green, blue))], dim=1
+        [(one * other).mean(dim=2).mean(dim=1) for one, other in ((red, green), (red, blue), (green, blue))], dim=1
     )
     high, wide = density.shape[2] * 3 // 8, density.shape[3] * 3 // 8
     middle = centred[:, :, high:-high, wide:-wide].mean(dim=(2, 3))  # (n, 3)
@@ -35,13 +37,13 @@ def describe(density: Tensor) -> Tensor:
 
 def _sharpness(grey: Tensor) -> Tensor:
     """[n, 1, H, W] → [n, SCALES], each scale half as fine as the one before."""
-    centred = grey - grey.mean(dim=(2, 3), keepdim=True)
-    variance = (centred * centred).mean(dim=(1, 2, 3)) + _SMALL  # (n,)
+    centred = grey - plane_mean(grey)
+    variance = plane_mean(centred * centred).flatten() + _SMALL  # (n,)
     found = []
     for _ in range(SCALES):
         inner = grey[:, :, 1:-1, 1:-1]
         across = grey[:, :, :-2, 1:-1] + grey[:, :, 2:, 1:-1] + grey[:, :, 1:-1, :-2] + grey[:, :, 1:-1, 2:]
         laplacian = 4 * inner - across
-        found.append(torch.log((laplacian * laplacian).mean(dim=(1, 2, 3)) / variance + _SMALL))
+        found.append(torch.log(plane_mean(laplacian * laplacian).flatten() / variance + _SMALL))
         grey = functional.avg_pool2d(grey, 2)
     return torch.stack(found, dim=1)
