@@ -13,7 +13,9 @@ FIGURES = {
     "accuracy": "Accuracy over all labels",
     "balanced_accuracy": "Balanced accuracy over all labels",
     "ece": "Expected calibration error",
-    "shortcut_balanced_accuracy": "Balanced accuracy of a forest on six colour numbers, for comparison",
+    "ece_debiased": "The same, less its bias on few cells",
+    "shortcut_balanced_accuracy": "For comparison: balanced accuracy of a forest on six colour numbers",
+    "size_shortcut_balanced_accuracy": "For comparison: balanced accuracy of a forest on cell and nucleus size",
 }
 
 
@@ -74,7 +76,7 @@ def model_card(
         "## Limits",
         "",
         "- Figures hold for the sites, stains and scanners above; elsewhere watch the monitor before trusting them.",
-        "- L1, L2 and L3 are morphology. They no longer guide treatment.",
+        *(["- L1, L2 and L3 are morphology. They no longer guide treatment."] if "L1" in manifest.labels else []),
         "- Probabilities are calibrated on the case mix of the validation patients; another mix shifts them.",
         "",
     ]
