@@ -85,7 +85,7 @@ KINDS: dict[str, Kind] = {
         label="healthy",
         diameter=(12.2, 1.3),
         diameter_range=(9.0, 15.0),
-        nucleus_ratio=(0.70, 0.05),
+        nucleus_ratio=(0.73, 0.05),
         oval=0.12,
         irregular=0.015,
         indented=0.15,
@@ -105,7 +105,7 @@ KINDS: dict[str, Kind] = {
     ),
     "L1": Kind(
         label="L1",
-        diameter=(11.5, 1.3),
+        diameter=(11.3, 1.3),
         diameter_range=(9.0, 15.0),
         nucleus_ratio=(0.89, 0.03),
         oval=0.06,

@@ -71,11 +71,11 @@ def draw_smear(stain: Stain, dice: Dice, patients: int) -> Smear:
         cell_sd=np.full(patients, stain.cell_sd),
         crowding=np.exp(dice.uniform(np.log(2.5), np.log(18.0))),
         red_cell_um=dice.normal(7.2, 0.2),
-        pallor=dice.uniform(0.45, 1.1),
-        red_shape=dice.uniform(0.015, 0.05),
+        pallor=dice.uniform(0.5, 1.2),
+        red_shape=dice.uniform(0.015, 0.065),
         residue=dice.uniform(0.0, 0.10),
         platelets=dice.uniform(0.0, 1.6),
-        leukocytes=dice.uniform(0.0, 0.9),
+        leukocytes=dice.uniform(0.0, 1.2),
     )
 
 
