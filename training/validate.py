@@ -23,7 +23,8 @@ from training.pixels import PREPARED
 
 REPORT = Path("reports/validation.json")
 DOCS = Path("reports/data_docs")
-SHOWN = 5
+SHOWN = 3  # rows on a line for people
+EXAMPLES = 20  # in the report
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Finding:
 
     def line(self) -> str:
         """For a person, on one line."""
-        shown = ", ".join(f"row {row['row']} ({row['path']}: {row['value']})" for row in self.rows[:SHOWN])
+        shown = ", ".join(f"row {row['row']} ({row['path']}{_said(row['value'])})" for row in self.rows[:SHOWN])
         more = f" and {self.unexpected - SHOWN} more" if self.unexpected > SHOWN else ""
         return f"{self.name}: {self.advice}. " + (f"{self.unexpected} rows: {shown}{more}" if shown else self.observed)
 
@@ -110,12 +111,21 @@ def _finding(check: Check, answer: Any, table: pd.DataFrame) -> Finding:
     column = check.arguments.get("column") or (check.arguments.get("column_list") or ["path"])[0]
     shown = [
         {"row": row, "path": str(table["path"].iloc[row]), "value": _plain(table[column].iloc[row])}
-        for row in rows[: 4 * SHOWN]
+        for row in rows[:EXAMPLES]
     ]
-    # What has no rows to name: a table without a column, a label without cells, an error inside the library.
-    observed = result.get("observed_value") or (answer.exception_info or {}).get("exception_message") or ""
-    missing = (result.get("details") or {}).get("mismatched") or observed
-    return Finding(check.name, False, check.advice, len(rows), shown, f"found: {missing}" if missing else "")
+    return Finding(check.name, False, check.advice, len(rows), shown, _observed(answer, result))
+
+
+def _observed(answer: Any, result: dict[str, Any]) -> str:
+    """For what has no rows to name: a table without a column, a label without cells, an error inside the library."""
+    missing = (result.get("details") or {}).get("mismatched", {}).get("missing") or result.get("partial_missing_list")
+    if missing:
+        return f"missing: {', '.join(map(str, missing))}"
+    return str((answer.exception_info or {}).get("exception_message") or "")
+
+
+def _said(value: Any) -> str:
+    return "" if isinstance(value, bool) else f": {value:.4g}" if isinstance(value, float) else f": {value}"
 
 
 def _plain(value: Any) -> Any:
