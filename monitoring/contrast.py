@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 from monitoring.resampling import Permutations, bootstrap_weights, percentile_interval
 
@@ -161,5 +162,6 @@ def _weights(design: Floats, group: Floats, weight: Floats) -> Floats:
 
 def _null_space(design: Floats) -> Floats:
     """An orthonormal basis [n, n − rank] of what the design's columns [n, k] leave."""
-    left, singular, _ = np.linalg.svd(design, full_matrices=True)
-    return np.asarray(left[:, int((singular > 1e-9 * singular.max()).sum()) :])
+    full, upper, _ = linalg.qr(design, pivoting=True)
+    size = np.abs(np.diag(upper))
+    return np.asarray(full[:, int((size > 1e-9 * size.max()).sum()) :])

@@ -76,6 +76,16 @@ def test_noise_of_a_scanner_shows_as_spread() -> None:
     assert share_out(15, SPREAD, change=Change(noise=0.8)) >= 0.95
 
 
+def test_patients_with_few_cells_do_not_seem_less_spread() -> None:
+    """The logarithm of a variance of three cells is too small, beside that of twenty, unless it is corrected."""
+    changes = []
+    for seed in range(15):
+        rng, world = np.random.default_rng([15, seed]), World(size=4)
+        window, reference = world.window(rng, patients=66, cells=3), world.reference(rng, patients=96)
+        changes.append(judged(window, reference)[SPREAD].detail["change"])
+    assert np.mean(changes) == pytest.approx(0.0, abs=0.03)
+
+
 def test_an_image_statistic_is_named_with_its_size_and_sign() -> None:
     rng = np.random.default_rng(3)
     reference = WORLD.reference(rng, patients=48)
@@ -135,7 +145,10 @@ def test_unknown_label_shift_asks_for_drift_with_and_without_weights(monkeypatch
     assert weights == [True, False] * len(NAMES)
     weights.clear()
     assert brightness(label).out  # without a label shift nothing is reweighted
-    assert all(weights)
+    assert weights == [True] * len(NAMES)
+    weights.clear()
+    assert not brightness(replace(label, state="drift", severity=2.0)).out  # with one everything is
+    assert weights == [False] * len(NAMES)
 
 
 def test_a_window_of_a_class_that_the_reference_hardly_has_is_unknown() -> None:

@@ -98,9 +98,10 @@ def test_cells_without_a_patient_do_not_enter() -> None:
 
 def test_a_window_without_any_patient_of_a_class_is_not_certain_of_it() -> None:
     """Twenty patients miss a class of 17 % by chance once in forty windows; the bootstrap alone would not know."""
-    reference = WORLD.reference(rng(), patients=48)
-    finding = found(WORLD.window(rng(1), shares=(0.52, 0.43, 0.0, 0.05)), reference)
-    assert finding.state == "ok"
+    reference = WORLD.reference(rng(), patients=400)
+    finding = found(WORLD.window(rng(1), shares=(0.50, 0.47, 0.0, 0.03)), reference)
+    assert (finding.state, finding.detail["class"]) == ("ok", "L2")
+    assert finding.figure is not None and finding.figure > SETTINGS.label_floor
 
 
 def test_a_confusion_matrix_that_cannot_tell_classes_apart_makes_it_unknown() -> None:
