@@ -31,9 +31,7 @@ if "-m" in words:
                 return
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if path.startswith(root + os.sep):
-                flags = arguments[2] or 0
-                kind = "w" if flags & (os.O_WRONLY | os.O_RDWR) else "r"
-                line = f"{module}\\t{kind}\\t{os.path.relpath(path, root)}\\n"
+                line = f"{module}\\t{os.path.relpath(path, root)}\\n"
                 handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
                 os.write(handle, line.encode())
                 os.close(handle)
