@@ -1,7 +1,10 @@
 """A parametric smear: one white cell among red cells and platelets, drawn as dye concentrations, stained, and scanned.
 
-morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
-stain        dyes, and how a patient's smear took them up
-render       morphology → concentration of each dye at each pixel (white_cell, surroundings)
-scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels
+From a cell's kind to its picture:
+
+    morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
+    stain        dyes, and how a patient's smear took them up
+    render       morphology → concentration of each dye at each pixel (white_cell, surroundings)
+    scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels
+    generator    all of it, for cells of patients at a site
 """
