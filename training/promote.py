@@ -39,13 +39,13 @@ def promote(candidate: Candidate, plan: ChangePlan, ledger: Ledger, keep: Callab
         What happened, for the person who reads the log.
 
     Raises:
-        ConfigError: the gate's report is about another model.
+        ConfigError: the gate's report is about another candidate or champion.
         LedgerError: the gate refused; the message lists every reason.
         Conflict: the model in production is not the one that the candidate was compared with.
         ArtifactError: the model store has damaged files under this version.
     """
     version = candidate.artifact.version
-    _check_same_model(candidate)
+    _check_gate(candidate)
     reasons = _reasons(candidate.gate)
     if ledger.production() == version:
         keep(candidate.artifact)
@@ -88,10 +88,12 @@ def import_model(artifact: Artifact, home: Path) -> None:
     read_artifact(store.path(artifact.version), expect_version=artifact.version)
 
 
-def _check_same_model(candidate: Candidate) -> None:
+def _check_gate(candidate: Candidate) -> None:
     judged, packaged = candidate.gate.get("candidate"), candidate.artifact.manifest.files[MODEL]
     if judged != packaged:
         raise ConfigError(f"the gate judged {judged}, but {packaged} was packaged: run `dvc repro`")
+    if candidate.gate.get("champion") != candidate.champion:
+        raise ConfigError(f"{GATE} and {CHAMPION} name different models in production: run `dvc repro`")
 
 
 def _reasons(gate: Mapping[str, object]) -> list[str]:

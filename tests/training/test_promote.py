@@ -43,8 +43,8 @@ class Site:
         path = self.root / f"candidate-{seed}"
         artifact = read_artifact(path) if path.exists() else tiny_artifact(path, seed=seed)
         decision = "refused" if reasons else "passed"
-        gate = {"decision": decision, "candidate": artifact.manifest.files[MODEL], "reasons": list(reasons)}
-        return Candidate(artifact, gate, champion)
+        judged = {"candidate": artifact.manifest.files[MODEL], "champion": champion}
+        return Candidate(artifact, {"decision": decision, "reasons": list(reasons), **judged}, champion)
 
     def kinds(self) -> list[str]:
         return [row.kind for row in self.ledger.rows()]
@@ -163,6 +163,8 @@ def test_a_report_about_another_model_promotes_nothing(site: Site) -> None:
     one, other = site.candidate(1), site.candidate(2)
     with pytest.raises(ConfigError, match="dvc repro"):
         promote(Candidate(one.artifact, other.gate, None), AUTO, site.ledger, site.keep)
+    with pytest.raises(ConfigError, match="dvc repro"):
+        promote(Candidate(one.artifact, one.gate, "ab" * 16), AUTO, site.ledger, site.keep)
     assert site.kinds() == []
 
 
@@ -216,7 +218,7 @@ def command(cwd: Path, home: Path, **environment: str) -> subprocess.CompletedPr
 def workspace(tmp_path: Path) -> Path:
     """What the stages before leave, in a folder of its own."""
     artifact = tiny_artifact(tmp_path / ARTIFACT)
-    gate = {"decision": "passed", "candidate": artifact.manifest.files[MODEL], "reasons": []}
+    gate: dict[str, object] = {"decision": "passed", "candidate": artifact.manifest.files[MODEL], "champion": None, "reasons": []}
     write_json(tmp_path / GATE, gate)
     write_json(tmp_path / CHAMPION, {"version": None})
     shutil.copy(REPO / "change_plan.yaml", tmp_path)
@@ -246,7 +248,9 @@ def test_the_stage_imports_into_a_real_bentoml_store_and_tells_what_is_missing(w
 
 def test_the_stage_ends_with_2_and_one_line_on_a_refusal(workspace: Path) -> None:
     judged = read_artifact(workspace / ARTIFACT).manifest.files[MODEL]
-    write_json(workspace / GATE, {"decision": "refused", "candidate": judged, "reasons": ["size: too big"]})
+    write_json(
+        workspace / GATE, {"decision": "refused", "candidate": judged, "champion": None, "reasons": ["size: too big"]}
+    )
     done = command(workspace, workspace / "home")
     assert done.returncode == 2
     assert done.stderr.startswith("error: the gate refused") and "size: too big" in done.stderr
