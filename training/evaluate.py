@@ -201,7 +201,7 @@ def _number(value: npt.ArrayLike) -> float | None:
     return round(number, 6) if np.isfinite(number) else None
 
 
-def test_outputs(judged: Judged, test: Cells, embedding: Floats | npt.NDArray[np.float32], ood: Any) -> Arrays:
+def candidate_outputs(judged: Judged, test: Cells, embedding: Floats | npt.NDArray[np.float32], ood: Any) -> Arrays:
     """What gate and package need of each test cell, in the order of the split table."""
     return {
         "path": test.column("path"),
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     found = report(judged, config)
     write_json(REPORT, found)
-    write_npz(OUTPUTS, test_outputs(judged, test, said.embedding, said.ood_score))
+    write_npz(OUTPUTS, candidate_outputs(judged, test, said.embedding, said.ood_score))
     plots.draw_all(PLOTS, judged, said.embedding, calibration.abstain)
     low, high = found["intervals"]["balanced_accuracy"]
     print(

@@ -88,13 +88,11 @@ def compare(wanted: Said, found: Said, images: Pixels) -> dict[str, Any]:
     }
 
 
-def export(graph: Serving, images: Pixels, config: ExportConfig) -> tuple[bytes, Said, dict[str, Any]]:
-    """The model's bytes, its answers on the warm-up cells, and the content of reports/export.json.
+def assess(graph: Serving, model: bytes, images: Pixels, config: ExportConfig) -> dict[str, Any]:
+    """The content of reports/export.json: the exported graph `model` against `graph` on uint8 [n, H, W, 3].
 
-    `images` uint8 [n, H, W, 3] are the test cells; the first ones are the warm-up. They are asked in batches and
-    one by one, since a batch of one takes other paths through the runtime.
+    It is asked in batches and one by one, since a batch of one takes other paths through the runtime.
     """
-    model = to_onnx(graph, config.opset)
     runtime = Runtime(model)
     wanted = answers(graph, images)
     in_batches = compare(wanted, runtime.say(images), images)
@@ -104,7 +102,7 @@ def export(graph: Serving, images: Pixels, config: ExportConfig) -> tuple[bytes,
         for name, value in in_batches.items()
     }
     passed = found["row_check_exact"] and found["max_abs_probability_difference"] <= config.tolerance
-    report = {
+    return {
         "passed": bool(passed),
         **found,
         "tolerance": config.tolerance,
@@ -115,7 +113,6 @@ def export(graph: Serving, images: Pixels, config: ExportConfig) -> tuple[bytes,
         "parameters": sum(weight.numel() for weight in graph.network.parameters()),
         "latency_ms_p50_batch1": round(runtime.latency_ms(images[:1]), 3),
     }
-    return model, runtime.say(warm_up(images)), report
 
 
 def warm_up(images: Pixels) -> Pixels:
@@ -138,9 +135,10 @@ def main(argv: list[str] | None = None) -> int:
     network = graph.network.config
     if images.shape[1:3] != (network.height, network.width) or len(labels) != network.classes:
         raise ConfigError("the network is not of these cells: run `dvc repro train`")
-    model, warm, report = export(graph, images, config)
+    model = to_onnx(graph, config.opset)
+    report, warm = assess(graph, model, images, config), warm_up(images)
     write_atomic(MODEL, model)
-    write_npz(WARMUP, {"image": warm_up(images), **warm._asdict()})
+    write_npz(WARMUP, {"image": warm, **Runtime(model).say(warm)._asdict()})
     write_json(REPORT, report)
     difference = report["max_abs_probability_difference"]
     print(
