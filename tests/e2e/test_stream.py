@@ -35,8 +35,8 @@ def middling(parameters: dict[str, Any]) -> None:
         }
     ]
     parameters["split"] |= {"test": 0.4}
-    parameters["train"] |= {"epochs": 8, "threads": 1, "device": "cpu"}
-    parameters["evaluate"] |= {"draws": 50}
+    parameters["train"] |= {"epochs": 24, "batch": 32, "device": "cpu"}
+    parameters["evaluate"] |= {"bootstrap": 50}
 
 
 def automatic(plan: dict[str, Any]) -> None:
