@@ -218,8 +218,8 @@ def command(cwd: Path, home: Path, **environment: str) -> subprocess.CompletedPr
 def workspace(tmp_path: Path) -> Path:
     """What the stages before leave, in a folder of its own."""
     artifact = tiny_artifact(tmp_path / ARTIFACT)
-    gate: dict[str, object] = {"decision": "passed", "candidate": artifact.manifest.files[MODEL], "champion": None, "reasons": []}
-    write_json(tmp_path / GATE, gate)
+    judged = artifact.manifest.files[MODEL]
+    write_json(tmp_path / GATE, {"decision": "passed", "candidate": judged, "champion": None, "reasons": []})
     write_json(tmp_path / CHAMPION, {"version": None})
     shutil.copy(REPO / "change_plan.yaml", tmp_path)
     return tmp_path
