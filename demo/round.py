@@ -19,7 +19,7 @@ from service.contract.store import Store
 from training.datasets import SourceCell
 
 REVIEWED_CELLS = 600
-TRAIN_S = 900.0
+TRAIN_S = 2400.0
 START_S = 60.0
 WINDOW_S = 180.0
 
