@@ -34,7 +34,7 @@ def test_a_turned_or_mirrored_cell_is_the_same_cell(model: Model, turn: str) -> 
     plain, turned = model.say(model.images), model.say(TURNS[turn](model.images))
     same = plain.probabilities.argmax(axis=1) == turned.probabilities.argmax(axis=1)
     sure = plain.probabilities.max(axis=1) > 0.8
-    assert same.mean() > 0.85
+    assert same.mean() > 0.8
     assert same[sure].mean() > 0.93
     assert np.abs(plain.probabilities - turned.probabilities).mean() < 0.08
     # It is the cell that counts: turning leaves it as usual, or as unusual, as it was.
