@@ -194,7 +194,7 @@ def _summary(
         )
     notes = [f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes]
     if copies:
-        notes.append(f"{copies} exact copies left out (same pixels, same patient)")
+        notes.append(f"{copies} exact copies left out (the same pixels of one patient, or of nobody named)")
     anonymous = manifest["patient"] == ""
     if anonymous.any():
         notes.append(
