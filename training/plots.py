@@ -65,7 +65,7 @@ def reliability(axes: Axes, judged: "Judged") -> None:
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="perfect")
     low, high = np.maximum(bins.confidence - spread, 0), np.minimum(bins.confidence + spread, 1)
     axes.vlines(bins.confidence, low, high, color=GREY, alpha=0.4, lw=5, label="95 % by chance alone")
-    axes.plot(bins.confidence, bins.correct, "o-", color=COLOURS[0], label="network")
+    axes.plot(bins.confidence, bins.correct, "o", color=COLOURS[0], label="network")
     lowest = max(0.0, min(float(bins.confidence.min()), float(bins.correct.min())) - 0.05)
     plain, debiased = figures.expected_calibration_error(bins), figures.debiased_calibration_error(bins)
     axes.set(
