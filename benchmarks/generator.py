@@ -9,7 +9,7 @@ import argparse
 import time
 
 from training.datasets.smear.generator import Spec
-from training.datasets.smear.morphology import KIND_NAMES
+from training.datasets.smear.kinds import KIND_NAMES
 from training.datasets.synthetic import SITES, draw_stored
 
 

@@ -12,7 +12,7 @@ from service.contract.statistics import statistics
 from tests.support.synthetic_cells import Draw, balanced_draw, forest
 from training.datasets import open_dataset
 from training.datasets.smear.generator import Spec, draw_cells
-from training.datasets.smear.morphology import KIND_NAMES, KINDS
+from training.datasets.smear.kinds import KIND_NAMES, KINDS
 from training.datasets.synthetic import LABELS, SITES, SyntheticConfig, plan, stream
 from training.io import read_params
 

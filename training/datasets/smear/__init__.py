@@ -2,7 +2,8 @@
 
 From a cell's kind to its picture:
 
-    morphology   what cells of a kind look like (µm, counts, contrasts), one row a kind
+    kinds        what cells of a kind look like (µm, counts, contrasts), one row a kind
+    morphology   cells drawn from their kind and their patient
     stain        dyes, and how a patient's smear took them up
     render       morphology → concentration of each dye at each pixel (white_cell, surroundings)
     scanner      concentrations → light (Beer–Lambert) → optics → sensor → 8-bit pixels

@@ -10,14 +10,8 @@ import numpy.typing as npt
 
 from training.datasets.smear.canvas import CANVAS, SIDE
 from training.datasets.smear.dice import Dice, Floats
-from training.datasets.smear.morphology import (
-    KIND_NAMES,
-    KINDS,
-    Individual,
-    Morphology,
-    draw_individual,
-    draw_morphology,
-)
+from training.datasets.smear.kinds import KIND_NAMES, KINDS
+from training.datasets.smear.morphology import Individual, Morphology, draw_individual, draw_morphology
 from training.datasets.smear.render import draw_concentrations
 from training.datasets.smear.scanner import Scanner, draw_exposure, expose
 from training.datasets.smear.stain import Smear, Stain, draw_smear, optical_density
