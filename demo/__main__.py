@@ -6,8 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
+from demo.outcome import Outcome
 from demo.processes import sweep
-from demo.round import Outcome, go_round
+from demo.round import go_round
 from demo.story import Story
 from demo.workspace import Workspace, claimed, lay
 from service.contract.errors import BlastwatchError, ConfigError, run_command
