@@ -75,10 +75,22 @@ class Service:
 
     def kill(self) -> None:
         """Ends every process of it at once, without a chance to finish anything."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        # BentoML gives each worker a group of its own, which a signal to the parent's group would miss.
+        for pid in (self.process.pid, *_descendants(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(60)
         self._log.close()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Children, their children and so on."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
 
 
 @contextlib.contextmanager
