@@ -13,6 +13,7 @@ from training.models.stain import transmitted
 
 _NOISE_FIELDS = 8
 _DARKEST = 1 / 256
+_LIMITS = {"rotate": 180, "mixup": 10}
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,27 @@ class AugmentConfig:
     """Largest change of exposure either way; what gets brighter than white is white."""
     stain: float = 0.06
     """Standard deviation of each entry of the matrix that mixes the three channels' densities."""
+    rotate: float = 0.0
+    """Largest angle either way, in degrees."""
+    zoom: float = 0.0
+    """Largest relative change of size either way. Size is morphology: only where the scale is not known anyway."""
+    shift: float = 0.0
+    """Largest shift either way along each side, as a share of it."""
+    erase: float = 0.0
+    """Largest share of the area that a rectangle of the picture's mean colour covers, in half of the pictures."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution by which pictures and labels are mixed in pairs (arXiv 1710.09412)."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense. Raises ValueError."""
         for name, value in vars(self).items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 0 and below 1")
+            limit = _LIMITS.get(name, 1)
+            if not (0 <= value < limit or value == limit > 1):
+                raise ValueError(
+                    f"{name} is {value}: it must be at least 0 and {'below 1' if limit == 1 else f'at most {limit}'}"
+                )
+        if self.rotate or self.zoom or self.shift or self.erase or self.mixup:
+            raise ValueError("rotate, zoom, shift, erase and mixup cannot be set yet")
 
 
 def augment(image: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:

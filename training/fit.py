@@ -22,6 +22,8 @@ from training.figures import Integers, balanced_accuracy, confusion_matrix
 from training.models.cnn_gru import CnnGru, CnnGruConfig
 from training.models.inference import outputs, to_arrays
 
+LOSSES = ("weighted", "focal", "logit_adjusted")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -47,6 +49,18 @@ class TrainConfig:
     label_smoothing: float = 0.05
     average: float = 0.98
     """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the last weights."""
+    loss: str = "weighted"
+    """weighted: cross-entropy by class weight; focal: also by how wrong a cell is; logit_adjusted: with the classes'
+    priors added to the logits."""
+    focal_gamma: float = 2.0
+    """How much less a cell that is already right counts; only for the focal loss, where 0 is the weighted one."""
+    amp: str = "auto"
+    """Mixed precision, on or off; auto: on with CUDA. On the CPU it is bfloat16, which is faster on few of them."""
+    initial: str = ""
+    """Weights to start from: the .npz of a train or pretrain stage, an artifact's folder, or torchvision's .pth of the
+    trunk; empty starts from random ones."""
+    initial_sha256: str = ""
+    """Their hash, which is how the pipeline sees that they have changed."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with. Raises ValueError."""
@@ -55,6 +69,14 @@ class TrainConfig:
         for name in ("threads", "epochs", "patience", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}: it is one of {', '.join(LOSSES)}")
+        if self.amp not in ("auto", "on", "off"):
+            raise ValueError(f'amp is {self.amp!r}: it is auto, "on" or "off", in quotes (YAML reads on as true)')
+        if self.focal_gamma < 0:
+            raise ValueError(f"focal_gamma is {self.focal_gamma}: it must be at least 0")
+        if self.loss != "weighted" or self.amp == "on" or self.initial:
+            raise ValueError("loss, amp and initial cannot be set yet")
         for name in ("warm_up", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")

@@ -172,7 +172,7 @@ def test_the_stage_trains_from_files_and_leaves_curves(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize(
     ("model", "settings", "complaint"),
-    [({"layers": 3}, {}, "model has layers"), ({}, {"augment": {"zoom": 1}}, r"train\.augment has zoom"),
+    [({"layers": 3}, {}, "model has layers"), ({}, {"augment": {"warp": 1}}, r"train\.augment has warp"),
      ({}, {"epochs": -1}, "epochs"), ({"channels": [8] * 9}, {}, "fewer channels")],
 )  # fmt: skip
 def test_a_wrong_plan_is_one_clear_error(
