@@ -25,7 +25,7 @@ from service.contract.errors import CommandParser, ConfigError, InvalidRequest, 
 from service.contract.files import aside_of, replace_dir, write_atomic
 from service.contract.image import Field, Pixels, decode, encode_png, image_sha256, load_field, pixels_sha256
 from service.contract.statistics import STATISTICS, statistics
-from training.datasets import Dataset, DatasetError, SourceCell, open_dataset
+from training.datasets import Dataset, DatasetError, SourceCell, open_datasets
 from training.datasets.contact_sheet import contact_sheet, evenly
 from training.io import read_params, write_json, write_parquet
 
@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("params.yaml: data.labels names a label twice")
     if not isinstance(sources, list) or not sources or not all(isinstance(source, dict) for source in sources):
         raise ConfigError("params.yaml: data.sources must be a list with at least one entry {kind: …}")
-    datasets = [open_dataset(source) for source in sources]
+    datasets = open_datasets(sources)
     done = prepare(datasets, labels, field, PREPARED / CELLS, workers=os.cpu_count() or 1)
     sheet = examples(done.manifest, PREPARED, labels, field, scale_known=bool(done.summary["scale_known"]))
     write_parquet(PREPARED / "manifest.parquet", done.manifest)

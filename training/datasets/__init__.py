@@ -1,9 +1,9 @@
 """Data sets: one file a set, one small Protocol. A set names its cells; `training.prepare` decodes and checks them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from service.contract.errors import ConfigError
 
@@ -13,7 +13,9 @@ class SourceCell:
     """One cell as its source has it, before it is brought to a model's field.
 
     `image` is the file's bytes; `patient` a stable id or a pseudonym, never a real patient's id, "" when the set names
-    none; `pixel_size_um` is µm per pixel, 0 when unknown; `source` says where it comes from (set and file), for people.
+    none; `pixel_size_um` is µm per pixel, 0 when unknown; `source` says where it comes from (set and file), for people;
+    `field` names the picture that several cells were cut out of, "" when a cell has a picture of its own: cells of one
+    field overlap and share a patient, so no split may divide them.
     """
 
     image: bytes
@@ -24,6 +26,7 @@ class SourceCell:
     scanner: str
     pixel_size_um: float
     source: str
+    field: str = ""
 
 
 class Dataset(Protocol):
@@ -59,6 +62,16 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A set that knows how many cells it has before any picture is read."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Cells of each label."""
+        ...
+
+
 class DatasetError(ConfigError):
     """A data set is missing, incomplete or not what its loader knows; the message says which file and what to do."""
 
@@ -66,12 +79,28 @@ class DatasetError(ConfigError):
 FAB_BLASTS = ("L1", "L2", "L3")
 """Labels that mean a malignant cell, in sets that use the FAB names."""
 
-KINDS = ("synthetic", "tecom_wbc", "reviewed")
+KINDS = (
+    "synthetic",
+    "reviewed",
+    "all_idb1",
+    "all_idb2",
+    "taleqani",
+    "c_nmc",
+    "bccd",
+    "tecom_wbc",
+    "folder",
+)
+
+_NEVER_TOGETHER = {
+    ("all_idb1", "all_idb2"): "the cells of ALL-IDB2 were cut out of the pictures of ALL-IDB1, so one cell could be "
+    "trained on and tested with: name one of the two",
+}
 
 
 def open_dataset(config: Mapping[str, object]) -> Dataset:
     """The data set that one entry of `data.sources` in params.yaml describes: {kind: …, options of that kind}.
 
+    With the option `labels`, which every kind has, its labels are renamed or left out: see `training.datasets.mapped`.
     Raises ConfigError for an unknown kind or option, DatasetError when the set is not there.
     """
     kind = config.get("kind")
@@ -79,4 +108,21 @@ def open_dataset(config: Mapping[str, object]) -> Dataset:
         raise ConfigError(f"data.sources: kind is {kind!r}, known are {', '.join(KINDS)}")
     # Imported on demand: a set's own dependencies are needed only where it is used.
     opener = cast("Callable[[Mapping[str, object]], Dataset]", import_module(f"{__name__}.{kind}").open_dataset)
-    return opener({key: value for key, value in config.items() if key != "kind"})
+    dataset = opener({key: value for key, value in config.items() if key not in ("kind", "labels")})
+    if "labels" not in config:
+        return dataset
+    from training.datasets.mapped import Mapped, checked_map
+
+    return Mapped(dataset, checked_map(dataset, config["labels"]))
+
+
+def open_datasets(configs: Sequence[Mapping[str, object]]) -> list[Dataset]:
+    """All entries of `data.sources`, in their order.
+
+    Raises what `open_dataset` does, and ConfigError for two sets that have cells in common by construction.
+    """
+    kinds = {config.get("kind") for config in configs}
+    for pair, reason in _NEVER_TOGETHER.items():
+        if kinds.issuperset(pair):
+            raise ConfigError(f"data.sources: {' and '.join(pair)} cannot be used together: {reason}")
+    return [open_dataset(config) for config in configs]
