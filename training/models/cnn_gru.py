@@ -14,6 +14,15 @@ from torch import Tensor, nn
 
 from training.models.stain import standardise
 
+CHOICES: dict[str, tuple[object, ...]] = {
+    "rnn": ("gru", "lstm", "none"),
+    "directions": (1, 2),
+    "order": ("rows", "columns", "snake"),
+    "pooling": ("mean", "attention"),
+    "stem": ("standardise", "deconvolution"),
+    "views": (1, 2, 4, 8),
+}
+
 
 @dataclass(frozen=True)
 class CnnGruConfig:
@@ -28,14 +37,43 @@ class CnnGruConfig:
     features: int = 64
     """Width of the dense layer, whose output is what the embedding is a projection of."""
     dropout: float = 0.3
+    rnn: str = "gru"
+    """gru, lstm, or none: the map's places are pooled as they are, a plain CNN with the same dense head."""
+    directions: int = 1
+    """1, or 2 for a network that reads the sequence from both ends."""
+    order: str = "rows"
+    """How the map is read: rows, columns, or snake (every second row backwards, so that neighbours stay neighbours)."""
+    pooling: str = "mean"
+    """How the states become one: mean, or attention (a weighted mean whose weights are learned)."""
+    stem: str = "standardise"
+    """What the densities go through first: standardise, or deconvolution (a learned unmixing of stains before it)."""
+    trunk: str = "cnn"
+    """What makes the map: cnn, or a torchvision network by its name there."""
+    trunk_layers: int = 0
+    """How many of the torchvision network's feature blocks are used, from the first; 0 is all."""
+    views: int = 1
+    """1, 2, 4 or 8 turned and mirrored views whose features are averaged when the network is not being trained."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built. Raises ValueError."""
-        shrink = 2 ** (len(self.channels) + 1)
         if self.classes < 2:
             raise ValueError(f"classes is {self.classes}: a classifier needs at least 2")
-        if not self.channels or self.height % shrink or self.width % shrink:
+        if not self.channels:
+            raise ValueError("channels is empty: name the filters of at least one block")
+        shrink = 2 ** (len(self.channels) + 1)
+        if self.trunk == "cnn" and (self.height % shrink or self.width % shrink):
             raise ValueError(f"{self.height}×{self.width} pixels cannot be shrunk {shrink} times: use fewer channels")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it is one of {', '.join(map(str, known))}")
+        if self.rnn == "none" and self.directions != 1:
+            raise ValueError("directions is 2 and rnn is none: nothing reads in a direction")
+        if self.trunk != "cnn" and self.stem != "standardise":
+            raise ValueError(f"stem is {self.stem} and trunk {self.trunk}: that network takes plain colours")
+        if self.trunk_layers < 0 or (self.trunk == "cnn" and self.trunk_layers):
+            raise ValueError(f"trunk_layers is {self.trunk_layers}: it counts a torchvision network's blocks, 0 is all")
+        if self.views == 8 and self.height != self.width:
+            raise ValueError(f"views is 8: {self.height}×{self.width} pixels cannot be turned by 90°, use 4")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it is a share below 1")
 
