@@ -119,9 +119,17 @@ def test_what_is_wrong_is_one_line_that_names_the_file(root: Path, spoil: object
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{}, {"root": 3}, {"root": "x", "seed": 1}])
-def test_options_other_than_root_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="takes one option, root"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "root: Field required"),
+        ({"root": 3}, "root: Input should be a valid string"),
+        ({"root": "x", "seed": 1}, "seed: Extra inputs are not permitted"),
+        ({"root": "x", "pixel_size_um": -1.0}, "pixel_size_um: Input should be greater than or equal to 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.sources, tecom_wbc: {words}.*its options are root, site"):
         open_dataset({"kind": "tecom_wbc", **options})
 
 

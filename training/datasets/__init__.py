@@ -15,7 +15,8 @@ class SourceCell:
     `image` is the file's bytes; `patient` a stable id or a pseudonym, never a real patient's id, "" when the set names
     none; `pixel_size_um` is µm per pixel, 0 when unknown; `source` says where it comes from (set and file), for people;
     `field` names the picture that several cells were cut out of, "" when a cell has a picture of its own: cells of one
-    field overlap and share a patient, so no split may divide them.
+    field overlap and share a patient, so no split may divide them. `fitted`: the picture is a model's field already, as
+    the service keeps it, and is not cropped again.
     """
 
     image: bytes
@@ -27,6 +28,7 @@ class SourceCell:
     pixel_size_um: float
     source: str
     field: str = ""
+    fitted: bool = False
 
 
 class Dataset(Protocol):

@@ -157,11 +157,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def counted(labels: Sequence[str]) -> str:
-    """`33 blast, 4 healthy`, for a message."""
-    return ", ".join(f"{count} {label}" for label, count in sorted(Counter(labels).items()))
-
-
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sorts names by the numbers in them; equal numbers by how they are written."""
     parts = re.split(r"([0-9]+)", name)

@@ -89,6 +89,7 @@ class Reviewed:
                 scanner=str(row.scanner),
                 pixel_size_um=float(row.pixel_size_um),  # type: ignore[arg-type]
                 source=f"reviewed/{row.record_id}",
+                fitted=True,
             )
 
 
