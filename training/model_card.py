@@ -40,6 +40,8 @@ def model_card(
     """
     labels = ", ".join(f"{label} (malignant)" if label in manifest.malignant else label for label in manifest.labels)
     known = "with known scale" if manifest.scale_known else "whose data had no known scale"
+    if manifest.crop < 1:
+        known += f"; of a picture without a scale the central {manifest.crop:.0%}"
     lines = [
         "# Model card",
         "",

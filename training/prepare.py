@@ -13,7 +13,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -149,7 +149,7 @@ def _decode_chunk(chunk: list[SourceCell], field: Field, folder: Path) -> list[d
 
 def _decode_cell(cell: SourceCell, field: Field, folder: Path) -> dict[str, Any]:
     try:
-        pixels = load_field(cell.image, field, cell.pixel_size_um)
+        pixels = load_field(cell.image, replace(field, crop=1.0) if cell.fitted else field, cell.pixel_size_um)
     except InvalidRequest as error:
         raise DatasetError(f"{cell.source}: {error}; correct or remove it") from None
     name = pixels_sha256(pixels)
@@ -238,15 +238,16 @@ def examples(
 
 
 def field_of(values: Mapping[str, object]) -> Field:
-    """Section `field` of params.yaml as a Field. Raises ConfigError when it is not three positive numbers."""
-    names = {"height": int, "width": int, "field_um": float}
-    numbers = {name: values.get(name) for name in names}
-    wrong = [n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float) or v <= 0]
-    if wrong or set(values) != set(names):
+    """Section `field` of params.yaml as a Field. Raises ConfigError when it is not positive numbers, or crop above 1."""
+    names = {"height": int, "width": int, "field_um": float, "crop": float}
+    numbers = {"crop": 1.0, **values}
+    wrong = [n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float) or not v > 0]
+    if wrong or set(numbers) != set(names) or numbers["crop"] > 1:
         raise ConfigError(
-            f"params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, not {dict(values)}"
+            f"params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, and crop (a share, at most "
+            f"1), not {dict(values)}"
         )
-    return Field(**{name: kind(values[name]) for name, kind in names.items()})
+    return Field(**{name: kind(numbers[name]) for name, kind in names.items()})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from service.contract import image
 from service.contract.errors import ArtifactError, NotFound
@@ -57,7 +65,10 @@ class Thresholds(_Model):
 
 
 class Manifest(_Model):
-    """What the graph's numbers mean. Fields from `files` on inform and never change an answer."""
+    """What the graph's numbers mean. Fields from `files` on inform and never change an answer.
+
+    `crop` is the central share of a picture of unknown scale that is fitted, see `service.contract.image.Field`.
+    """
 
     format_version: int = FORMAT_VERSION
     labels: tuple[str, ...]
@@ -65,6 +76,7 @@ class Manifest(_Model):
     height: Annotated[int, Field(ge=image.MIN_SIDE)]
     width: Annotated[int, Field(ge=image.MIN_SIDE)]
     field_um: Positive
+    crop: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1)] = 1.0
     scale_known: bool
     embedding_size: Size
     thresholds: Thresholds
@@ -88,10 +100,18 @@ class Manifest(_Model):
                 raise ValueError(f"files has {name!r}: only files inside the folder, each with a SHA-256")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_default_crop(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A whole picture is not written: such models keep the version that they had before there was a crop."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("crop") == 1.0:
+            del fields["crop"]
+        return fields
+
     @property
     def field(self) -> image.Field:
         """The field of view that pictures are brought to."""
-        return image.Field(self.height, self.width, self.field_um)
+        return image.Field(self.height, self.width, self.field_um, self.crop)
 
 
 @dataclass(frozen=True)

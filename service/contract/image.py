@@ -1,7 +1,8 @@
 """Bytes → checked, decoded pixels of the model's field. Training and service share it, so there is nothing to skew.
 
 Size is morphology: a cell's size in µm tells subtypes apart, so a picture is never stretched. It is brought to the
-field's physical scale and cropped or padded around its centre; where its scale is unknown, the whole picture is fitted.
+field's physical scale and cropped or padded around its centre; where its scale is unknown, the whole picture is fitted,
+or its central share where a model asks for that.
 """
 
 import hashlib
@@ -44,11 +45,20 @@ _ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 
 @dataclass(frozen=True)
 class Field:
-    """What a model sees: `height` × `width` pixels that show `field_um` µm across the width, square pixels."""
+    """What a model sees: `height` × `width` pixels that show `field_um` µm across the width, square pixels.
+
+    `crop` is for pictures of unknown scale alone: the share, of the window that shows the whole picture, that is fitted.
+    """
 
     height: int = 128
     width: int = 128
     field_um: float = 20.0
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a share that nothing can be seen in. Raises ValueError."""
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop is {self.crop}: it is the central share of a picture, above 0 and at most 1")
 
     @property
     def pixel_size_um(self) -> float:
@@ -86,9 +96,11 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
     """RGB uint8 [h, w, 3] → the model's field, uint8 [H, W, 3], without stretching.
 
     With `pixel_size_um` > 0 (µm per pixel of `rgb`) the picture is resampled to the field's scale, then cropped around
-    its centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded. A picture that
-    already has the field's scale is not resampled. Raises InvalidRequest for a negative or non-finite scale, and for
-    one at which the picture shows hardly anything or the field would be a handful of pixels.
+    its centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded; with a `field.crop`
+    below 1 it is that share, around the centre, of the window that shows the whole picture, so that a picture which is not
+    square loses padding before it loses pixels. A picture that already has the field's scale is not resampled. Raises
+    InvalidRequest for a negative or non-finite scale, and for one (or a crop) at which the picture shows hardly anything
+    or the field would be a handful of pixels.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise InvalidRequest(f"expected pixels as uint8 [h, w, 3], not {rgb.dtype} {list(rgb.shape)}")
@@ -96,7 +108,8 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
         raise InvalidRequest(f"pixel_size_um is {pixel_size_um}: give µm per pixel, or 0 when it is not known")
     height, width = rgb.shape[:2]
     known = pixel_size_um > 0
-    factor = pixel_size_um / field.pixel_size_um if known else min(field.height / height, field.width / width)
+    fit = min(field.height / height, field.width / width) / field.crop
+    factor = pixel_size_um / field.pixel_size_um if known else fit
     _check_scale(height, width, field, factor, pixel_size_um)
     if known and math.isclose(factor, 1.0, rel_tol=1e-9):
         top, left = max(0, (height - field.height) // 2), max(0, (width - field.width) // 2)
@@ -199,6 +212,11 @@ def _check_scale(height: int, width: int, field: Field, factor: float, pixel_siz
         raise InvalidRequest(
             f"at {pixel_size_um:g} µm a pixel the {field.field_um:g} µm field has fewer than {MIN_SIDE} pixels: "
             "check pixel_size_um"
+        )
+    if pixel_size_um == 0 and field.crop < 1 and min(field.height, field.width) / factor < MIN_SIDE:
+        raise InvalidRequest(
+            f"the model looks at the central {field.crop:.0%} of a picture, which has fewer than {MIN_SIDE} pixels a side "
+            f"in one of {width}×{height}: send a larger one"
         )
 
 

@@ -22,7 +22,7 @@ from service.contract.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from service.contract.image import load_field, pixels_sha256
+from service.contract.image import Field, load_field, pixels_sha256
 from service.contract.pixels import PixelStore
 from service.domain import Answer, Cell, Review
 from service.engine import Engine
@@ -308,6 +308,32 @@ def test_referral_follows_the_models_thresholds_and_the_scale(site: Site) -> Non
     answer = asyncio.run(scenario())
     assert answer.refer
     assert answer.refer_reasons == ("uncertain", "out_of_distribution", "unknown_scale")
+
+
+def test_a_picture_of_unknown_scale_is_cropped_as_the_model_was_trained(site: Site) -> None:
+    """Nobody configures it: the share is in the manifest, and a swap to another share takes effect with the model."""
+    site.promote(site.add().version)
+    cropped = site.add(crop=0.5)
+
+    async def scenario() -> list[Answer]:
+        async with started(site.settings()) as engine:
+            whole = await classify(engine, Cell(png(1, 64)))
+            site.promote(cropped.version)
+            await asyncio.to_thread(eventually, lambda: engine.core().model().version == cropped.version)
+            return [
+                whole,
+                await classify(engine, Cell(png(1, 64))),
+                await classify(engine, Cell(png(1, 64), "", pixel_size_um=0.3)),
+            ]
+
+    seen = [answer.pixels_sha256 for answer in asyncio.run(scenario())]
+    field = cropped.manifest.field
+    assert seen == [
+        pixels_sha256(load_field(png(1, 64), Field(32, 32, 20.0), 0.0)),
+        pixels_sha256(load_field(png(1, 64), field, 0.0)),
+        pixels_sha256(load_field(png(1, 64), field, 0.3)),
+    ]
+    assert len(set(seen)) == 3
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def tiny_artifact(
     malignant: Sequence[str] | None = None,
     thresholds: Thresholds | None = None,
     scale_known: bool = True,
+    crop: float = 1.0,
 ) -> Artifact:
     """Write an artifact whose graph reads mean colours: softmax(colour · W + bias). Other bias or seed: other version.
 
@@ -42,6 +43,7 @@ def tiny_artifact(
         height=size,
         width=size,
         field_um=20.0,
+        crop=crop,
         scale_known=scale_known,
         embedding_size=EMBEDDING_SIZE,
         thresholds=thresholds or Thresholds(abstain=0.0, ood=100.0),

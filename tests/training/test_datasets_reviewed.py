@@ -54,6 +54,7 @@ def test_a_reviewed_cell_comes_back_with_the_reader_s_label(site: Site, tmp_path
     (cell,) = dataset.cells()
     assert (cell.label, cell.patient, cell.site, cell.scanner) == ("L3", "c" * 32, "site-b", "scanner-b")
     assert cell.pixel_size_um == 20 / 128
+    assert cell.fitted  # what the service kept is the field that it saw
     assert cell.source == f"reviewed/{record.record_id}"
     assert (dataset.labels, dataset.malignant, dataset.scale_known) == (("L3",), ("L3",), True)
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from service.client import Client
 from service.contract.artifact import Artifact
 from service.contract.errors import BlastwatchError, ConfigError
-from service.contract.image import decode
+from service.contract.image import Field, decode
 from service.contract.predictor import Predictor
 from tests.support.artifacts import tiny_artifact
 from tests.support.images import png
@@ -120,6 +120,22 @@ def test_the_manifest_says_what_the_stages_before_found_and_the_card_shows_it() 
         "d" * 32,
     ):
         assert shown in card
+
+
+def test_a_crop_goes_into_the_manifest_and_onto_the_card() -> None:
+    made = manifest(
+        {**DATASET, "scale_known": False},
+        {"field": {**FIELD, "crop": 0.75}},
+        {"temperature": 1.1, "abstain": 0.6, "ood": 12.5},
+        EVALUATION,
+        24,
+        dataset_revision="",
+        code_revision="",
+        created="",
+    )
+    assert made.field == Field(32, 32, 20.0, 0.75)
+    card = model_card(made, EVALUATION, intended_use="x", notes=[], cells=40, units=8)
+    assert "no known scale; of a picture without a scale the central 75%" in card
 
 
 def test_what_only_informs_does_not_change_the_version(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -84,6 +85,21 @@ def test_an_unscaled_picture_is_fitted_and_a_scaled_one_resampled(tmp_path: Path
     manifest = run(cells, tmp_path).manifest
     for source, path in zip(cells, manifest["path"], strict=True):
         assert (decode((tmp_path / path).read_bytes()) == load_field(source.image, FIELD, source.pixel_size_um)).all()
+
+
+def test_a_crop_is_for_pictures_without_a_scale_that_are_not_a_field_already(tmp_path: Path) -> None:
+    """Pixels that the service kept were cropped when it answered; a second crop would show another share."""
+    field = replace(FIELD, crop=0.5)
+    cells = [
+        cell(0, image=png(0, 64), pixel_size_um=0.0),
+        cell(1, "L1", image=png(1, 64), pixel_size_um=0.125),
+        cell(2, image=png(2, 32), pixel_size_um=0.0, fitted=True),
+    ]
+    manifest = prepare([Given(cells)], ("healthy", "L1"), field, tmp_path / "cells", quiet=True).manifest
+    pixels = [decode((tmp_path / path).read_bytes()) for path in manifest["path"]]
+    np.testing.assert_array_equal(pixels[0], load_field(cells[0].image, field, 0.0))
+    np.testing.assert_array_equal(pixels[1], load_field(cells[1].image, FIELD, 0.125))
+    np.testing.assert_array_equal(pixels[2], decode(cells[2].image))
 
 
 def test_summary_counts(tmp_path: Path) -> None:
@@ -179,11 +195,21 @@ def test_contact_sheet_shows_examples_of_each_label(tmp_path: Path) -> None:
         {"height": 128, "width": 128},
         {"height": 0, "width": 128, "field_um": 20.0},
         {"height": "x", "width": 1, "field_um": 1},
+        {"height": 128, "width": 128, "field_um": float("nan")},
+        {"height": 128, "width": 128, "field_um": 20.0, "crop": 1.5},
+        {"height": 128, "width": 128, "field_um": 20.0, "crop": 0},
+        {"height": 128, "width": 128, "field_um": 20.0, "share": 0.5},
     ],
 )
 def test_a_field_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="field needs height, width"):
         field_of(values)
+
+
+def test_a_field_is_the_whole_picture_unless_a_share_is_named() -> None:
+    values = {"height": 128, "width": 96, "field_um": 20}
+    assert field_of(values) == Field(128, 96, 20.0, 1.0)
+    assert field_of({**values, "crop": 0.75}) == Field(128, 96, 20.0, 0.75)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -67,6 +68,7 @@ class TestVersion:
             {"height": 64},
             {"width": 64},
             {"field_um": 20.5},
+            {"crop": 0.75},
             {"scale_known": False},
             {"embedding_size": 5},
             {"thresholds": Thresholds(abstain=0.1, ood=100.0)},
@@ -96,8 +98,21 @@ class TestVersion:
 
     def test_every_field_is_on_one_side(self) -> None:
         changes = {"format_version", "labels", "malignant", "height", "width", "field_um", "scale_known"}
-        changes |= {"embedding_size", "thresholds"}
+        changes |= {"embedding_size", "thresholds", "crop"}
         assert set(Manifest.model_fields) == changes | module._INFORMATIONAL
+
+    def test_a_whole_picture_is_the_version_and_the_file_of_before_there_was_a_crop(self, pristine: Artifact) -> None:
+        written = json.loads((pristine.path / "serve/manifest.json").read_text())
+        assert "crop" not in written
+        assert pristine.manifest.field.crop == 1.0
+        fields = {name: written[name] for name in written if name not in module._INFORMATIONAL}
+        text = module.canonical_json({**fields, "model_sha256": hashlib.sha256(b"graph").hexdigest()})
+        assert version_of(b"graph", pristine.manifest) == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def test_a_crop_is_read_back(self, pristine: Artifact, folder: Path) -> None:
+        _edit(folder, crop=0.75)
+        assert read_artifact(folder).manifest.field == Field(32, 32, 20.0, 0.75)
+        assert read_artifact(folder).version != pristine.version
 
     def test_a_whole_number_is_the_same_field(self, pristine: Artifact) -> None:
         values = pristine.manifest.model_dump() | {"field_um": 20}
@@ -161,6 +176,8 @@ class TestReading:
             ({"malignant": ["L9"]}, "no labels"),
             ({"height": 0}, "height"),
             ({"field_um": float("nan")}, "field_um"),
+            ({"crop": 0.0}, "crop"),
+            ({"crop": 1.5}, "crop"),
             ({"thresholds": {"abstain": 2.0, "ood": 1.0}}, r"thresholds\.abstain"),
             ({"surprise": 1}, "surprise"),
         ],

@@ -3,6 +3,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,35 @@ class TestToField:
         with pytest.raises(InvalidRequest, match="too elongated"):
             to_field(np.zeros((20, 400, 3), np.uint8), FIELD, 0.0)
 
+    @pytest.mark.parametrize(("crop", "shown"), [(0.5, 128), (0.75, 192), (64 / 256, 64)])
+    def test_without_a_scale_the_central_share_is_fitted(self, crop: float, shown: int) -> None:
+        pixels = smear(size=256)
+        edge = (256 - shown) // 2
+        wanted = to_field(pixels[edge : 256 - edge, edge : 256 - edge], FIELD, 0.0)
+        seen = to_field(pixels, replace(FIELD, crop=crop), 0.0)
+        # Resampling looks a little beyond a box that has pixels around it.
+        np.testing.assert_allclose(seen[4:-4, 4:-4].astype(int), wanted[4:-4, 4:-4], atol=1)
+        assert (seen != to_field(pixels, FIELD, 0.0)).any()
+
+    def test_with_a_scale_the_share_says_nothing(self) -> None:
+        pixels = smear(size=201)
+        np.testing.assert_array_equal(to_field(pixels, replace(FIELD, crop=0.5), SCALE), to_field(pixels, FIELD, SCALE))
+
+    def test_a_share_takes_the_padding_first(self) -> None:
+        """Of 256 × 128 pixels half the window is 128 × 128: all real pixels, none mirrored."""
+        pixels = smear(size=256)[:128]
+        np.testing.assert_array_equal(to_field(pixels, replace(FIELD, crop=0.5), 0.0), pixels[:, 64:192])
+
+    def test_refuses_a_share_of_a_handful_of_pixels(self) -> None:
+        assert to_field(smear(size=20), replace(FIELD, crop=0.8), 0.0).shape == (128, 128, 3)
+        with pytest.raises(InvalidRequest, match=r"central 70% .* 20×20: send a larger one"):
+            to_field(smear(size=20), replace(FIELD, crop=0.7), 0.0)
+
+    @pytest.mark.parametrize("crop", [0.0, -0.5, 1.01, float("nan")])
+    def test_a_share_is_above_0_and_at_most_1(self, crop: float) -> None:
+        with pytest.raises(ValueError, match="central share"):
+            Field(crop=crop)
+
     @pytest.mark.parametrize("pixels", [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 3), np.float32)])
     def test_refuses_other_arrays(self, pixels: Pixels) -> None:
         with pytest.raises(InvalidRequest, match="uint8"):
@@ -267,10 +297,13 @@ class TestToField:
         width=st.integers(16, 90),
         field_side=st.integers(16, 70),
         pixel_um=st.one_of(st.just(0.0), st.floats(1e-3, 10)),
+        crop=st.one_of(st.just(1.0), st.floats(0, 1, exclude_min=True)),
     )
-    def test_always_the_field_or_a_refusal(self, height: int, width: int, field_side: int, pixel_um: float) -> None:
+    def test_always_the_field_or_a_refusal(
+        self, height: int, width: int, field_side: int, pixel_um: float, crop: float
+    ) -> None:
         pixels = smear(size=90)[:height, :width]
-        field = Field(field_side, field_side + 5, 20.0)
+        field = Field(field_side, field_side + 5, 20.0, crop)
         try:
             first = to_field(pixels, field, pixel_um)
         except InvalidRequest:
