@@ -7,6 +7,7 @@ Size is morphology, so a crop has the same number of pixels whatever the box: a 
 the box; what lies outside the field is filled by reflection. Source: github.com/Shenggan/BCCD_Dataset (MIT).
 """
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from PIL import Image
 from pydantic import Field, field_validator
 
 from service.contract.errors import BadImage
-from service.contract.image import Pixels, decode, encode_png
+from service.contract.image import Pixels, decode
 from training.datasets import DatasetError, SourceCell
 from training.datasets.listing import (
     SetOptions,
@@ -119,7 +121,7 @@ class Bccd:
                 )
             for number, box in field.boxes:
                 yield SourceCell(
-                    image=encode_png(crop(pixels, box, self._side)),
+                    image=_bmp(crop(pixels, box, self._side)),
                     label=box.label,
                     patient="",
                     site=self._about.site,
@@ -147,6 +149,13 @@ def crop(pixels: Pixels, box: Box, side: int) -> Pixels:
         _mirrored(start, side, length) for start, length in zip((top, left), pixels.shape[:2], strict=True)
     )
     return np.ascontiguousarray(pixels[rows[:, None], columns])
+
+
+def _bmp(pixels: Pixels) -> bytes:
+    # The crop is decoded again a moment later: compressing it would take most of the time.
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="BMP")
+    return buffer.getvalue()
 
 
 def _mirrored(start: int, side: int, length: int) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
