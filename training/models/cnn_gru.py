@@ -2,7 +2,8 @@
 sequence.
 
 conv + ReLU + max-pool blocks → flatten into a sequence → GRU → dense with dropout → one logit a class. The softmax
-is in serving.py, behind the temperature.
+is in serving.py, behind the temperature. By config: another trunk, another reader or none, another pooling, a stem that
+unmixes stains, and several views of the picture.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.models.stain import standardise
+from service.contract.errors import ConfigError
+from training.models.sequence import AttentionPooling, reading_order
+from training.models.stain import Deconvolution, standardise
+from training.models.trunk import build_trunk
+from training.models.views import mean_of_views, stack_views
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "rnn": ("gru", "lstm", "none"),
@@ -88,27 +93,95 @@ class CnnGruConfig:
 
 
 class CnnGru(nn.Module):
-    """Density of stain in, logits and features out."""
+    """Density of stain in, logits and features out.
+
+    Raises ConfigError for a trunk that torchvision does not have or that makes no map of such pictures.
+    """
+
+    path: Tensor | None
 
     def __init__(self, config: CnnGruConfig) -> None:
         super().__init__()
         self.config = config
-        # Folding 2×2 pixels into channels quarters the costliest map, at no loss: the texture stays, in 12 channels.
-        self.fold = nn.PixelUnshuffle(2)
-        widths = (12, *config.channels)
-        self.blocks = nn.Sequential(*(_block(before, after) for before, after in pairwise(widths)))
-        self.gru = nn.GRU(config.channels[-1], config.gru_hidden, batch_first=True)
-        self.dense = nn.Linear(config.gru_hidden, config.features)
+        if config.trunk == "cnn":
+            # Folding 2×2 pixels into channels quarters the costliest map, at no loss: the texture stays, in 12
+            # channels.
+            self.fold = nn.PixelUnshuffle(2)
+            widths = (12, *config.channels)
+            self.blocks = nn.Sequential(*(_block(before, after) for before, after in pairwise(widths)))
+            high, wide = (side // 2 ** (len(config.channels) + 1) for side in (config.height, config.width))
+            if config.stem == "deconvolution":
+                self.stem = Deconvolution()
+        else:
+            self.trunk = build_trunk(config.trunk, None, config.trunk_layers)
+            filters, high, wide = _map_shape(self.trunk, config)
+            self.project = _projection(filters, config.channels[-1])
+        self.register_buffer("path", reading_order(config.order, high, wide), persistent=False)
+        width = config.channels[-1]
+        if config.rnn != "none":
+            kind = {"gru": nn.GRU, "lstm": nn.LSTM}[config.rnn]
+            reader = kind(width, config.gru_hidden, batch_first=True, bidirectional=config.directions == 2)
+            self.add_module(config.rnn, reader)
+            width = config.gru_hidden * config.directions
+        if config.pooling == "attention":
+            self.attention = AttentionPooling(width)
+        self.dense = nn.Linear(width, config.features)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.features, config.classes)
 
     def forward(self, density: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [n, 3, H, W] (stain.optical_density) → logits [n, C], features [n, F]."""
-        maps = self.blocks(self.fold(standardise(density)))  # (n, c, h, w), h = H / 2^(blocks+1)
-        sequence = maps.flatten(2).transpose(1, 2)  # (n, h·w, c): the map read row by row
-        states, _ = self.gru(sequence)  # (n, h·w, hidden)
-        features = torch.relu(self.dense(self.dropout(states.mean(dim=1))))  # (n, F)
+        """float32 [n, 3, H, W] (stain.optical_density) → logits [n, C], features [n, F].
+
+        Trained on one view, which augmentation has turned already; asked, on all that the config names.
+        """
+        views = 1 if self.training else self.config.views
+        states = self.states(stack_views(density, views) if views > 1 else density)
+        pooled = self.attention(states) if self.config.pooling == "attention" else states.mean(dim=1)
+        features = torch.relu(self.dense(self.dropout(pooled)))  # (n, F)
+        if views > 1:
+            features = mean_of_views(features, views)
         return self.classify(self.dropout(features)), features
+
+    def states(self, density: Tensor) -> Tensor:
+        """float32 [n, 3, H, W] → the sequence as it was read, [n, h·w, hidden]."""
+        maps = self.maps(density)
+        sequence = maps.flatten(2).transpose(1, 2)  # (n, h·w, c): the map read row by row
+        if self.path is not None:
+            sequence = sequence[:, self.path]
+        if self.config.rnn == "none":
+            return sequence
+        states: Tensor = self.get_submodule(self.config.rnn)(sequence)[0]  # (n, h·w, hidden)
+        return states
+
+    def maps(self, density: Tensor) -> Tensor:
+        """float32 [n, 3, H, W] → what the convolutions found, [n, c, h, w]; for `cnn`, h = H / 2^(blocks+1)."""
+        if self.config.trunk != "cnn":
+            found: Tensor = self.project(self.trunk(density))
+        elif self.config.stem == "deconvolution":
+            found = self.blocks(self.fold(standardise(self.stem(density))))
+        else:
+            found = self.blocks(self.fold(standardise(density)))
+        return found
+
+
+def _map_shape(trunk: nn.Module, config: CnnGruConfig) -> tuple[int, int, int]:
+    """Filters, rows and columns of the trunk's map. Raises ConfigError when it makes none of such pictures."""
+    try:
+        with torch.no_grad():
+            shape = trunk.eval()(torch.zeros(1, 3, config.height, config.width)).shape
+    except (RuntimeError, AssertionError):  # as torchvision's networks say that a picture is too small
+        shape = torch.Size()
+    trunk.train()
+    if len(shape) != 4 or shape[2] > config.height or shape[3] > config.width:
+        raise ConfigError(
+            f"model.trunk {config.trunk} makes no map of {config.height}×{config.width} pixels: "
+            "take fewer trunk_layers, or a convolutional network"
+        )
+    return shape[1], shape[2], shape[3]
+
+
+def _projection(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

@@ -8,11 +8,18 @@ against the red cells beside it.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 # A picture with hardly any contrast keeps it that way: without a floor, a blank field's noise would be blown up to
 # a cell's.
 FLOOR = 0.05
+
+# How dense each is in red, green and blue: methylene blue and eosin, of which Giemsa's and Wright's stains are made
+# (G. Landini's vectors "Giemsa" for colour deconvolution, after Ruifrok and Johnston 2001). What neither explains is
+# the third.
+METHYLENE_BLUE = (0.834750233, 0.513556283, 0.196330403)
+EOSIN = (0.092789, 0.954111, 0.283111)
 
 
 def transmitted(image: Tensor) -> Tensor:
@@ -38,3 +45,22 @@ def plane_mean(maps: Tensor) -> Tensor:
     not, and their answers would differ.
     """
     return maps.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+
+
+class Deconvolution(nn.Module):
+    """Densities of red, green and blue → amounts of stains, by a matrix that is learned.
+
+    The SD-layer of Duggal, Gupta, Gupta and Mallick (MICCAI 2017, reference 42 of the review): a 1×1 convolution in
+    optical density that starts as the inverse of known stains' densities and then follows the gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second = torch.tensor(METHYLENE_BLUE), torch.tensor(EOSIN)
+        stains = torch.stack([first, second, torch.linalg.cross(first, second)])
+        stains = stains / stains.norm(dim=1, keepdim=True)  # (stain, colour)
+        self.weight = nn.Parameter(torch.linalg.inv(stains).T.reshape(3, 3, 1, 1).contiguous())
+
+    def forward(self, density: Tensor) -> Tensor:
+        """[n, 3, H, W] → [n, 3, H, W]: methylene blue, eosin, the rest."""
+        return functional.conv2d(density, self.weight)
