@@ -242,7 +242,7 @@ def field_of(values: Mapping[str, object]) -> Field:
     names = {"height": int, "width": int, "field_um": float, "crop": float}
     numbers = {"crop": 1.0, **values}
     wrong = [n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float) or not v > 0]
-    if wrong or set(numbers) != set(names) or numbers["crop"] > 1:
+    if wrong or set(numbers) != set(names) or float(str(numbers["crop"])) > 1:
         raise ConfigError(
             f"params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, and crop (a share, at most "
             f"1), not {dict(values)}"
