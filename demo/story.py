@@ -8,6 +8,7 @@ STAGES = {
     "prepare": "draws the default cells, checks and decodes them",
     "validate": "asks Great Expectations whether the data are as agreed",
     "split": "splits by patient; the test patients are frozen",
+    "bounds": "refuses parameters outside the change plan",
     "train": "trains the CNN-GRU",
     "calibrate": "fits temperature, abstention and out-of-distribution thresholds",
     "evaluate": "measures it on unseen patients, beside the shortcut baseline",

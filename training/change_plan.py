@@ -5,9 +5,9 @@ Recommendations for a Predetermined Change Control Plan for AI-Enabled Device So
 reissued August 2025.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -68,17 +68,18 @@ class MayChange(_Part):
     weights: Literal[True]
     """Weights, temperature and thresholds."""
     sections: tuple[str, ...]
-    """Sections of params.yaml whose every entry must be named in `hyperparameters`."""
+    """Sections of params.yaml, or dotted names in it, whose every entry must be named in `hyperparameters`."""
     hyperparameters: dict[str, Range | Choice]
     """Dotted name in params.yaml → what was assessed."""
 
 
 class ModelField(_Part):
-    """Pixels of the network's input and the physical field they show (µm)."""
+    """Pixels of the network's input, the physical field they show (µm), and the share of a picture of unknown scale."""
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     field_um: float = Field(gt=0)
+    crop: float = Field(default=1.0, gt=0, le=1)
 
 
 class MustNotChange(_Part):
@@ -96,6 +97,13 @@ class MustNotChange(_Part):
         return self
 
 
+class TestSet(_Part):
+    """Least test cells, and patients that they are of, of each label."""
+
+    cells: int = Field(gt=0)
+    patients: int = Field(gt=0)
+
+
 class Floors(_Part):
     """Absolute bounds on the frozen test set; `calibration_error` is an upper one."""
 
@@ -103,21 +111,32 @@ class Floors(_Part):
     specificity: Share
     balanced_accuracy: Share
     calibration_error: Share
+    answered: Share
 
 
 class Slices(_Part):
-    """Floors for each site that has at least `cells` test cells from `patients` patients of the side in question."""
+    """Floors for each site, stain and scanner that has at least `cells` test cells from `patients` patients of the side
+    in question; `calibration_error` is an upper bound for each that has `calibration_cells` of any side.
+    """
 
     cells: int = Field(gt=0)
     patients: int = Field(gt=0)
     sensitivity: Share
     specificity: Share
+    calibration_cells: int = Field(gt=0)
+    calibration_error: Share
 
 
 class Margin(_Part):
     """Least lower end of the 95 % interval of a difference in balanced accuracy."""
 
     margin: Difference
+
+
+class NonInferiority(Margin):
+    """The same of balanced accuracy, and of sensitivity."""
+
+    sensitivity_margin: Difference
 
 
 class Export(_Part):
@@ -127,10 +146,11 @@ class Export(_Part):
 
 
 class Budget(_Part):
-    """Most that the graph may cost: median milliseconds for one cell, bytes."""
+    """Most that the graph may cost: median milliseconds for one cell, bytes, weights of the network."""
 
     latency_ms: float = Field(gt=0)
     model_bytes: int = Field(gt=0)
+    parameters: int = Field(gt=0)
 
 
 class Impact(_Part):
@@ -146,15 +166,52 @@ class ChangePlan(_Part):
 
     plan_version: Literal[1]
     approval: Literal["person", "automatic"]
+    approvers: tuple[str, ...]
+    """Roles whose approval counts; empty: any role."""
     may_change: MayChange
     must_not_change: MustNotChange
+    test_set: TestSet
     floors: Floors
     slices: Slices
-    non_inferiority: Margin
+    non_inferiority: NonInferiority
     shortcut: Margin
     export: Export
     budget: Budget
     impact: Impact
+
+
+class Breach(NamedTuple):
+    """A parameter outside what was assessed; `bounds` is None for one that the plan does not name."""
+
+    name: str
+    value: object
+    bounds: Range | Choice | None
+
+    def __str__(self) -> str:
+        assessed = "not in the change plan" if self.bounds is None else f"assessed: {self.bounds}"
+        return f"{self.name} = {self.value} ({assessed})"
+
+
+def breaches(may_change: MayChange, parameters: Mapping[str, object]) -> list[Breach]:
+    """Every entry of the plan's sections in `parameters` (params.yaml, nested) that is unnamed or out of bounds."""
+    found = []
+    for section in may_change.sections:
+        value: object = parameters
+        for part in section.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        for name, leaf in _leaves(value, section):
+            bounds = may_change.hyperparameters.get(name)
+            if bounds is None or not bounds.allows(leaf):
+                found.append(Breach(name, leaf, bounds))
+    return found
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}")
+    else:
+        yield name, value
 
 
 def parse_plan(text: str, name: str = str(PLAN_FILE)) -> ChangePlan:

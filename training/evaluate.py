@@ -208,6 +208,8 @@ def candidate_outputs(judged: Judged, test: Cells, embedding: Floats | npt.NDArr
         "unit": judged.unit,
         "patient": test.column("patient"),
         "site": judged.site,
+        "stain": test.column("stain"),
+        "scanner": test.column("scanner"),
         "label": judged.label,
         "probabilities": judged.probabilities,
         "embedding": np.asarray(embedding, dtype=np.float32),

@@ -1,7 +1,7 @@
 """What the gate looks at, and how a figure held against a bound becomes one line of reports/gate.json."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,8 +12,9 @@ import pandas as pd
 
 from training import bootstrap, figures
 from training.change_plan import ChangePlan
-from training.figures import Flags, Integers
+from training.figures import Flags, Floats, Integers
 
+Figure = Callable[[npt.ArrayLike], Floats]
 State = Literal["passed", "refused", "not applicable"]
 SHOWN = 5  # examples in the report
 
@@ -40,17 +41,29 @@ class Evidence:
     """Labels of the data set, in the order of the probabilities."""
     malignant: tuple[str, ...]
     cells: pd.DataFrame
-    """Every cell of every split: split, unit, patient ("" unknown), picture (hash of the stored picture's bytes)."""
+    """Every cell of every split: split, unit, patient ("" unknown), picture (hash of the stored picture's bytes), and
+    near (group of near-duplicates) where the manifest names it.
+    """
     frozen: frozenset[str]
-    """Units of the stored frozen test set."""
+    """Units of the test set, those that were stored before and those that this split chose."""
+    stored: frozenset[str]
+    """Units of the test set that was stored before, under version control."""
     label: Integers
     """[n] true label of each test cell."""
     unit: npt.NDArray[np.str_]
     """[n] patient, or duplicate group where patients are unknown."""
-    site: npt.NDArray[np.str_]
-    """[n]"""
+    slices: Mapping[str, npt.NDArray[np.str_]]
+    """site, stain and scanner of each test cell, [n] each, "" unknown."""
     candidate: npt.NDArray[np.float32]
-    """[n, C] calibrated probabilities."""
+    """[n, C] calibrated probabilities that the exported graph gave when the gate ran it."""
+    ood_score: npt.NDArray[np.float32]
+    """[n] of the exported graph."""
+    row_checks_exact: bool
+    """Whether the graph's checksums of its inputs are those that the service computes."""
+    trained: npt.NDArray[np.float32]
+    """[n, C] calibrated probabilities of the trained network, from the stage `evaluate`."""
+    thresholds: Mapping[str, object]
+    """build/calibration.json: abstain and ood, which the artifact carries."""
     champion: npt.NDArray[np.float32] | None
     """[n, C] probabilities of the model in production on the same cells, labels in the same order."""
     no_champion: str
@@ -85,12 +98,13 @@ class Evidence:
         chosen = np.ones(len(self.label), dtype=bool) if cells is None else cells
         return figures.confusion_matrix(self.label[chosen], self.called[chosen], len(self.labels))
 
-    def gain_over(self, other: Integers) -> float | None:
-        """Lower end of the 95 % interval of candidate − other in balanced accuracy; `other` [n] is what it called."""
+    def gain_over(self, other: Integers, figure: Figure = figures.balanced_accuracy) -> float | None:
+        """Lower end of the 95 % interval of candidate − other, `other` [n] being what it called, in a figure of
+        confusion matrices [..., C, C].
+        """
         classes = len(self.labels)
         ours, theirs = (
-            figures.balanced_accuracy(bootstrap.confusions(self.weights, self.label, called, classes))
-            for called in (self.called, other)
+            figure(bootstrap.confusions(self.weights, self.label, called, classes)) for called in (self.called, other)
         )
         found = bootstrap.interval(ours - theirs)
         return None if found is None else found[0]
@@ -112,8 +126,15 @@ def bound(name: str, measured: object, required: float, what: str, *, upper: boo
             name, "refused", None, required, f"{what} could not be measured; required is {side} {required:g}"
         )
     if (value > required) if upper else (value < required):
-        return Outcome(name, "refused", value, required, f"{what} is {value:.4g}, required is {side} {required:g}")
+        return Outcome(
+            name, "refused", value, required, f"{what} is {_apart(value, required)}, required is {side} {required:g}"
+        )
     return Outcome(name, "passed", value, required, "")
+
+
+def _apart(value: float, other: float) -> str:
+    """`value` with as few digits as show that it is not `other`: "0.9 is below 0.9" helps nobody."""
+    return next((text for digits in (4, 6, 9) if float(text := f"{value:.{digits}g}") != other), repr(value))
 
 
 def same(name: str, measured: object, required: object, what: str) -> Outcome:

@@ -3,7 +3,7 @@
 A refusal is an answer, not a failure: the stage ends with 0 and `promote` acts on the decision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from training.gate_checks import CHECKS, Check
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, cells, load_pixels
 from training.places import CHAMPION, GATE, models_dir
+from training.served import serve
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,7 +47,9 @@ def report(outcomes: Sequence[Outcome], *, candidate: str, champion: str | None)
     }
 
 
-def rescore(champion: Predictor, pixels: Pixels, labels: Sequence[str], field: object) -> tuple[Floats | None, str]:
+def rescore(
+    champion: Predictor, pixels: Pixels, labels: Sequence[str], field: Mapping[str, object]
+) -> tuple[Floats | None, str]:
     """Probabilities [n, C] of the champion for the test cells uint8 [n, H, W, 3], in the order of `labels`.
 
     Returns:
@@ -55,8 +58,8 @@ def rescore(champion: Predictor, pixels: Pixels, labels: Sequence[str], field: o
     manifest = champion.manifest
     if set(manifest.labels) != set(labels):
         return None, f"the model in production answers {', '.join(manifest.labels)}: absolute floors only"
-    theirs = {"height": manifest.height, "width": manifest.width, "field_um": manifest.field_um}
-    if theirs != field:
+    theirs = asdict(manifest.field)
+    if theirs != {"crop": 1.0, **field}:
         return None, f"the model in production sees another field ({theirs}): absolute floors only"
     batches = [champion.predict(pixels[i : i + BATCH]).probabilities for i in range(0, len(pixels), BATCH)]
     order = [manifest.labels.index(label) for label in labels]
@@ -81,13 +84,14 @@ def load_champion(version: str, root: Path) -> Predictor:
 
 
 def cells_of_splits(prepared: Path, labels: tuple[str, ...]) -> pd.DataFrame:
-    """Every cell with its split, unit, patient and the hash of its stored picture, read from the files themselves.
+    """Every cell: split, unit, patient, near-duplicates, and the hash of its stored picture, read from the file itself.
 
     Raises:
         ConfigError: the split is of another manifest.
     """
     manifest, split = (read_parquet(prepared / f"{name}.parquet") for name in ("manifest", "split"))
-    table = cells(manifest, split, labels).table[["path", "split", "unit", "patient"]]
+    known = [name for name in ("near",) if name in manifest]
+    table = cells(manifest, split, labels).table[["path", "split", "unit", "patient", *known]]
     hashes = {path: sha256_file(prepared / path) for path in table["path"].unique()}
     return table.assign(picture=table["path"].map(hashes))
 
@@ -99,35 +103,38 @@ def main(argv: list[str] | None = None) -> int:
     outputs = read_npz(Path("build/test_outputs.npz"))
     labels = tuple(dataset["labels"])
     version = read_json(CHAMPION)["version"]
+    pixels, model = load_pixels([PREPARED / path for path in outputs["path"]]), Path("build/onnx/model.onnx")
+    served = serve(model, pixels)
     probabilities, why = None, "no model is in production yet: absolute floors only"
     if version is not None:
-        predictor = load_champion(version, models_dir())
-        probabilities, why = rescore(
-            predictor, load_pixels([PREPARED / path for path in outputs["path"]]), labels, parameters["field"]
-        )
-    model = sha256_file(Path("build/onnx/model.onnx"))
-    frozen = {unit for file in ("splits", "prepared") for unit in read_json(Path(file, "frozen_test.json"))["units"]}
+        probabilities, why = rescore(load_champion(version, models_dir()), pixels, labels, parameters["field"])
+    stored, chosen = (frozenset(read_json(Path(at, "frozen_test.json"))["units"]) for at in ("splits", "prepared"))
     evidence = Evidence(
         plan=load_plan(),
         parameters=parameters,
         labels=labels,
         malignant=tuple(dataset["malignant"]),
         cells=cells_of_splits(PREPARED, labels),
-        frozen=frozenset(frozen),
+        frozen=stored | chosen,
+        stored=stored,
         label=outputs["label"],
         unit=outputs["unit"],
-        site=outputs["site"],
-        candidate=outputs["probabilities"],
+        slices={kind: outputs[kind] for kind in ("site", "stain", "scanner")},
+        candidate=served.probabilities,
+        ood_score=served.ood_score,
+        row_checks_exact=served.row_checks_exact,
+        trained=outputs["probabilities"],
+        thresholds=read_json(Path("build/calibration.json")),
         champion=probabilities,
         no_champion=why,
         shortcut=outputs["shortcut"],
         export=read_json(Path("reports/export.json")),
-        model_sha256=model,
+        model_sha256=sha256_file(model),
         draws=parameters["gate"]["bootstrap"],
         seed=parameters["gate"]["seed"],
     )
     outcomes = judge(evidence)
-    result = report(outcomes, candidate=model, champion=version)
+    result = report(outcomes, candidate=evidence.model_sha256, champion=version)
     write_json(GATE, result)
     for outcome in outcomes:
         print(f"{outcome.state:<14}  {outcome.name}" + (f": {outcome.reason}" if outcome.reason else ""))

@@ -18,7 +18,7 @@ from tests.support.realdata import data_folder
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("pipeline")]
 
 STAGES = [
-    *("prepare", "validate", "split", "train", "calibrate", "evaluate", "export"),
+    *("prepare", "validate", "split", "bounds", "train", "calibrate", "evaluate", "export"),
     *("champion", "gate", "package", "promote"),
 ]
 
@@ -153,7 +153,7 @@ def test_a_clone_with_the_cache_takes_every_stage_from_it_that_did_not_change(
 ) -> None:
     _, output = automatic
     # champion finds an empty ledger there, and the change plan is another one.
-    assert set(stages_run(output)) == {"champion", "gate", "promote"}
+    assert set(stages_run(output)) == {"bounds", "champion", "gate", "promote"}
 
 
 def test_a_refused_candidate_is_on_record_stops_the_run_with_its_reasons_and_is_not_kept(

@@ -60,8 +60,13 @@ def small(parameters: dict[str, Any]) -> None:
 def lenient(plan: dict[str, Any]) -> None:
     """Let a network of two epochs pass; every check still runs."""
     plan["floors"] |= {"sensitivity": 0.0, "specificity": 0.0, "balanced_accuracy": 0.0, "calibration_error": 1.0}
-    plan["slices"] |= {"sensitivity": 0.0, "specificity": 0.0}
-    plan["non_inferiority"]["margin"] = plan["shortcut"]["margin"] = -1.0
+    plan["floors"]["answered"] = 0.0
+    plan["test_set"] = {"cells": 1, "patients": 1}
+    plan["slices"] |= {"sensitivity": 0.0, "specificity": 0.0, "calibration_error": 1.0}
+    plan["non_inferiority"] = {"margin": -1.0, "sensitivity_margin": -1.0}
+    plan["shortcut"]["margin"] = -1.0
+    for name in ("gate.bootstrap", "evaluate.trees"):
+        plan["may_change"]["hyperparameters"][name]["minimum"] = 1
     plan["budget"]["latency_ms"] = 10_000.0
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from service.contract.errors import ConfigError
 from tests.support import evidence
-from training import gate_checks
+from training import gate_rules
 from training.change_plan import PLAN_FILE, Choice, Range, load_plan, parse_plan
 
 REPO = Path(__file__).parents[2]
@@ -99,6 +99,6 @@ def test_what_the_repository_trains_with_is_inside_what_was_assessed() -> None:
     parameters = yaml.safe_load((REPO / "params.yaml").read_text())
     good = evidence.good()
     own = replace(good, plan=parse_plan(text()), parameters=parameters)
-    for check in (gate_checks.hyperparameters, gate_checks.field, gate_checks.intended_use):
+    for check in (gate_rules.hyperparameters, gate_rules.field, gate_rules.intended_use):
         assert [outcome.reason for outcome in check(own)] == [""]
     assert list(parse_plan(text()).must_not_change.labels) == parameters["data"]["labels"]

@@ -89,7 +89,7 @@ def sections_read(stage: str) -> set[str]:
 
 def test_the_stages_are_those_of_the_design_one_file_each() -> None:
     assert list(STAGES) == [
-        *("prepare", "validate", "split", "train", "calibrate", "evaluate", "export"),
+        *("prepare", "validate", "split", "bounds", "train", "calibrate", "evaluate", "export"),
         *("champion", "gate", "package", "promote"),
     ]
     for stage in STAGES:
@@ -142,6 +142,14 @@ def test_every_parameter_that_a_stage_reads_is_declared(stage: str) -> None:
             assert isinstance(value, dict)
             value = value[part]
         assert [leaf for leaf in leaves(value, name) if leaf not in declared] == [], f"add to the params of {stage}"
+
+
+@pytest.mark.parametrize("stage", ["bounds", "gate"])
+def test_every_parameter_that_the_change_plan_bounds_reruns_what_holds_it_to_that(stage: str) -> None:
+    sections = yaml.safe_load((REPO / "change_plan.yaml").read_text())["may_change"]["sections"]
+    known = [leaf for section in PARAMS for leaf in leaves(PARAMS[section], section)]
+    bounded = [leaf for leaf in known if any(leaf == name or leaf.startswith(f"{name}.") for name in sections)]
+    assert [leaf for leaf in bounded if leaf not in strings(stage, "params")] == [], f"add to the params of {stage}"
 
 
 def test_every_parameter_reruns_some_stage() -> None:

@@ -122,8 +122,8 @@ def test_what_gate_and_package_read_is_row_aligned() -> None:
     )  # fmt: skip
     found = candidate_outputs(some, test, np.zeros((n, 5), dtype=np.float32), np.ones(n))
     assert {name: value.shape[1:] for name, value in found.items()} == {
-        "path": (), "unit": (), "patient": (), "site": (), "label": (), "probabilities": (4,), "embedding": (5,),
-        "ood_score": (), "statistics": (5,), "shortcut": (),
+        "path": (), "unit": (), "patient": (), "site": (), "stain": (), "scanner": (), "label": (), "shortcut": (),
+        "probabilities": (4,), "embedding": (5,), "ood_score": (), "statistics": (5,),
     }  # fmt: skip
     assert {len(value) for value in found.values()} == {n}
     assert found["path"].tolist() == table["path"][::2].tolist()

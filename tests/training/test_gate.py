@@ -16,7 +16,7 @@ from service.contract.predictor import Predictor
 from tests.support import evidence as fixture
 from tests.support.artifacts import tiny_artifact
 from tests.support.images import smear
-from training import gate, gate_checks
+from training import gate, gate_checks, gate_rules
 from training.evidence import Evidence, Outcome, bound
 from training.figures import Flags
 from training.gate import judge, load_champion, report, rescore
@@ -30,7 +30,7 @@ def refusals(outcomes: list[Outcome]) -> list[str]:
 
 
 def at(evidence: Evidence, site: str) -> Flags:
-    there: Flags = evidence.site == site
+    there: Flags = evidence.slices["site"] == site
     return there
 
 
@@ -53,16 +53,34 @@ FAULTS: list[tuple[Check, str, Fault]] = [
     (
         gate_checks.calibration,
         "calibration",
-        lambda good: replace(good, candidate=fixture.probabilities(good.called, 0.6)),
+        # Not sure enough anywhere: the slices are told to look away.
+        lambda good: fixture.lenient_slices(fixture.saying(good, fixture.probabilities(good.called, 0.85))),
+    ),
+    (
+        gate_checks.slice_calibration,
+        "calibration at site site-b, scanner scanner-b",
+        lambda good: fixture.saying(
+            good, np.where(at(good, "site-b")[:, None], fixture.probabilities(good.called, 0.9), good.candidate)
+        ),
+    ),
+    (
+        gate_checks.answered,
+        "answered",
+        lambda good: replace(good, thresholds={**good.thresholds, "abstain": 0.999}),
+    ),
+    (
+        gate_checks.answered,
+        "answered",
+        lambda good: replace(good, ood_score=np.where(fixture.spread(good.label >= 0, 0.6), 1.2, good.ood_score)),
     ),
     (
         gate_checks.slices,
-        "sensitivity at site-b",
+        "sensitivity at site site-b, scanner scanner-b",
         lambda good: fixture.instead(good, fixture.spread((good.label > 0) & at(good, "site-b"), 0.18), 0),
     ),
     (
         gate_checks.slices,
-        "specificity at site-a",
+        "specificity at site site-a, scanner scanner-a",
         lambda good: fixture.instead(good, fixture.spread((good.label == 0) & at(good, "site-a"), 0.18), 1),
     ),
     (
@@ -73,30 +91,79 @@ FAULTS: list[tuple[Check, str, Fault]] = [
         ),
     ),
     (
+        gate_checks.slices,
+        "sensitivity at stain giemsa",
+        lambda good: fixture.instead(
+            good, fixture.spread((good.label > 0) & (good.slices["stain"] == "giemsa"), 0.18), 0
+        ),
+    ),
+    (
+        gate_checks.non_inferiority,
+        "non-inferiority in sensitivity",
+        # Better at telling the subtypes apart, and at missing blasts.
+        lambda good: fixture.instead(
+            replace(good, champion=fixture.probabilities(fixture.confused(good.label, 0.25), 0.7)),
+            fixture.spread(good.label > 0, 0.07),
+            0,
+        ),
+    ),
+    (
         gate_checks.shortcut,
         "shortcut",
         lambda good: replace(good, shortcut=fixture.confused(good.label, 0.06)),
     ),
     (
-        gate_checks.patients_apart,
+        gate_rules.patients_apart,
         "patients apart",
         # The split's unit differs, so that only the patient's own name gives it away.
-        lambda good: fixture.with_cells(good, patient=str(good.unit[0])),
+        lambda good: replace(
+            fixture.with_cells(good, patient=good.unit[0]), frozen=good.frozen - {good.unit[0]}, stored=frozenset()
+        ),
     ),
     (
-        gate_checks.patients_apart,
+        gate_rules.patients_apart,
         "patients apart",
         lambda good: fixture.with_cells(good, unit="patient-92", patient=""),
     ),
     (
-        gate_checks.duplicates_apart,
+        gate_rules.duplicates_apart,
         "duplicates apart",
         lambda good: fixture.with_cells(good, picture="test-7"),
     ),
     (
-        gate_checks.frozen_test_kept,
+        gate_rules.near_duplicates_apart,
+        "near-duplicates apart",
+        lambda good: fixture.with_cells(good, near="near-7"),
+    ),
+    (
+        gate_rules.enough_cells,
+        "test patients",
+        lambda good: replace(
+            good, plan=good.plan.model_copy(update={"test_set": good.plan.test_set.model_copy(update={"patients": 13})})
+        ),
+    ),
+    (
+        gate_rules.enough_cells,
+        "test cells",
+        lambda good: replace(
+            good, plan=good.plan.model_copy(update={"test_set": good.plan.test_set.model_copy(update={"cells": 241})})
+        ),
+    ),
+    (
+        gate_rules.frozen_test_kept,
         "frozen test set kept",
-        lambda good: replace(fixture.with_cells(good, unit="patient-94"), frozen=good.frozen | {"patient-94"}),
+        lambda good: replace(fixture.with_cells(good, patient=""), frozen=good.frozen | {"patient-94"}),
+    ),
+    (
+        gate_rules.frozen_test_kept,
+        "frozen test set kept",
+        # Of the frozen patient under another unit's name.
+        lambda good: replace(fixture.with_cells(good, unit="near-own"), frozen=good.frozen | {"patient-94"}),
+    ),
+    (
+        gate_rules.frozen_test_kept,
+        "frozen test set whole",
+        lambda good: replace(good, stored=good.stored | {"patient-95"}),
     ),
     (
         gate_checks.export_parity,
@@ -108,27 +175,39 @@ FAULTS: list[tuple[Check, str, Fault]] = [
         "export parity",
         lambda good: fixture.exported(good, onnx_sha256="cd" * 32),
     ),
+    (
+        gate_checks.export_parity,
+        "export parity",
+        lambda good: replace(good, trained=good.candidate + np.float32(2e-4)),
+    ),
+    (gate_checks.export_parity, "export parity", lambda good: replace(good, row_checks_exact=False)),
+    (gate_rules.parameters, "parameters", lambda good: fixture.exported(good, parameters=10**7)),
     (gate_checks.latency, "latency", lambda good: fixture.exported(good, latency_ms_p50_batch1=400.0)),
     (gate_checks.size, "size", lambda good: fixture.exported(good, model_bytes=10**9)),
     (
-        gate_checks.hyperparameters,
+        gate_rules.hyperparameters,
         "hyperparameters",
         lambda good: fixture.with_parameters(good, train={"epochs": 51}),
     ),
     (
-        gate_checks.hyperparameters,
+        gate_rules.hyperparameters,
         "hyperparameters",
         lambda good: fixture.with_parameters(good, model={"cell": "gru", "attention": True}),
     ),
-    (gate_checks.labels, "labels", lambda good: replace(good, labels=("healthy", "L1", "L3", "L2"))),
-    (gate_checks.labels, "labels", lambda good: replace(quiet(good), malignant=("L1", "L2"))),
+    (gate_rules.labels, "labels", lambda good: replace(good, labels=("healthy", "L1", "L3", "L2"))),
+    (gate_rules.labels, "labels", lambda good: replace(quiet(good), malignant=("L1", "L2"))),
     (
-        gate_checks.field,
+        gate_rules.field,
         "field",
         lambda good: fixture.with_parameters(good, field={**fixture.FIELD, "field_um": 30.0}),
     ),
     (
-        gate_checks.intended_use,
+        gate_rules.field,
+        "field",
+        lambda good: fixture.with_parameters(good, field={**fixture.FIELD, "crop": 0.75}),
+    ),
+    (
+        gate_rules.intended_use,
         "intended use",
         lambda good: fixture.with_parameters(good, package={"intended_use": "Diagnosis without a reader."}),
     ),
@@ -175,7 +254,7 @@ def test_a_refusal_lists_every_reason_with_the_measured_and_the_required_figure(
     reasons = result["reasons"]
     assert isinstance(reasons, list)
     assert len(reasons) == 2
-    assert "400" in reasons[0] and "50" in reasons[0] and reasons[0].startswith("latency")
+    assert reasons[0] == "latency: median milliseconds for a cell is 400, required is at most 25"
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -190,14 +269,15 @@ def test_without_a_champion_non_inferiority_is_not_applicable_and_says_so(good: 
     outcomes = judge(replace(good, champion=None, no_champion="no model is in production yet"))
     by_name = {outcome.name: outcome for outcome in outcomes}
     assert refusals(outcomes) == []
-    assert by_name["non-inferiority"].state == "not applicable"
-    assert by_name["non-inferiority"].reason == "no model is in production yet"
+    for name in ("non-inferiority", "non-inferiority in sensitivity"):
+        assert by_name[name].state == "not applicable"
+        assert by_name[name].reason == "no model is in production yet"
 
 
 def test_a_small_site_is_not_applicable_rather_than_passed(good: Evidence) -> None:
-    tiny = np.where(np.isin(good.unit, ["patient-00", "patient-15"]), "site-c", good.site)
-    states = {outcome.name: outcome for outcome in judge(replace(good, site=tiny))}
-    for name in ("sensitivity at site-c", "specificity at site-c"):
+    tiny = np.where(np.isin(good.unit, ["patient-00", "patient-15"]), "site-c", good.slices["site"])
+    states = {outcome.name: outcome for outcome in judge(replace(good, slices={**good.slices, "site": tiny}))}
+    for name in ("sensitivity at site site-c", "specificity at site site-c"):
         assert states[name].state == "not applicable"
         assert "20 cells of 1 patients" in states[name].reason
 
@@ -209,7 +289,9 @@ def test_a_set_without_malignant_labels_has_no_malignant_figures_and_is_refused_
     assert refusals(outcomes) == ["labels"]
 
 
-@pytest.mark.parametrize("missing", ["max_abs_probability_difference", "latency_ms_p50_batch1", "model_bytes"])
+@pytest.mark.parametrize(
+    "missing", ["max_abs_probability_difference", "latency_ms_p50_batch1", "model_bytes", "parameters"]
+)
 @pytest.mark.parametrize("value", [None, float("nan"), "3", True])
 def test_a_figure_that_was_not_measured_never_passes(good: Evidence, missing: str, value: object) -> None:
     assert len(refusals(judge(fixture.exported(good, **{missing: value})))) == 1
@@ -222,12 +304,14 @@ def test_a_label_without_test_cells_is_refused_rather_than_left_out_of_the_mean(
         good,
         label=good.label[kept],
         unit=good.unit[kept],
-        site=good.site[kept],
+        slices={kind: values[kept] for kind, values in good.slices.items()},
         candidate=good.candidate[kept],
+        trained=good.trained[kept],
+        ood_score=good.ood_score[kept],
         champion=good.champion[kept],
         shortcut=good.shortcut[kept],
     )
-    assert refusals(judge(smaller)) == ["balanced accuracy"]
+    assert refusals(judge(smaller)) == ["test cells", "test patients", "balanced accuracy"]
 
 
 def test_resampling_patients_is_what_makes_a_lucky_few_insufficient(good: Evidence) -> None:
@@ -255,23 +339,27 @@ def test_the_champion_is_scored_on_the_pixels_at_hand_in_the_candidates_order_of
     champion = Predictor(artifact)
     pixels = np.stack([smear(seed=i, size=32) for i in range(70)])
     field = {"height": 32, "width": 32, "field_um": 20.0}
-    scores, why = rescore(champion, pixels, fixture.LABELS, field)
+    scores, why = rescore(champion, pixels, fixture.LABELS, {**field, "crop": 1.0})
     assert why == ""
+    assert rescore(champion, pixels, fixture.LABELS, field)[1] == ""
     assert scores is not None
     np.testing.assert_array_equal(scores, champion.predict(pixels).probabilities[:, [1, 2, 3, 0]])
 
 
 @pytest.mark.parametrize(
-    ("labels", "field_um", "word"),
-    [(("neutrophil", "lymphocyte"), 20.0, "answers"), (fixture.LABELS, 30.0, "field")],
+    ("labels", "change", "word"),
+    [
+        (("neutrophil", "lymphocyte"), {}, "answers"),
+        (fixture.LABELS, {"field_um": 30.0}, "field"),
+        (fixture.LABELS, {"crop": 0.75}, "field"),
+    ],
 )
 def test_a_champion_that_answers_another_question_is_no_champion(
-    tmp_path: Path, labels: tuple[str, ...], field_um: float, word: str
+    tmp_path: Path, labels: tuple[str, ...], change: dict[str, float], word: str
 ) -> None:
     champion = Predictor(tiny_artifact(tmp_path / "model"))
-    scores, why = rescore(
-        champion, np.zeros((1, 32, 32, 3), np.uint8), labels, {"height": 32, "width": 32, "field_um": field_um}
-    )
+    field = {"height": 32, "width": 32, "field_um": 20.0, **change}
+    scores, why = rescore(champion, np.zeros((1, 32, 32, 3), np.uint8), labels, field)
     assert scores is None
     assert word in why
 
@@ -302,7 +390,7 @@ def test_split_integrity_is_read_off_the_files_not_off_their_names(tmp_path: Pat
     cells = gate.cells_of_splits(folder, fixture.LABELS)
     assert cells["patient"].tolist() == ["p1", ""]
     assert set(cells["picture"]) == {sha256_file(folder / "cells/a.png")}
-    outcome = next(gate_checks.duplicates_apart(SimpleNamespace(cells=cells)))  # type: ignore[arg-type]
+    outcome = next(gate_rules.duplicates_apart(SimpleNamespace(cells=cells)))  # type: ignore[arg-type]
     assert outcome.state == "refused"
 
 
