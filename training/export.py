@@ -4,10 +4,8 @@ A difference does not stop the stage: it is written down, and the gate refuses o
 """
 
 import hashlib
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,15 +18,15 @@ from training.calibration import Calibration
 from training.config import configured
 from training.io import read_json, read_params, read_parquet, write_json
 from training.models.serving import Said, Serving, answers
-from training.onnx_file import INPUT, OUTPUTS, to_onnx
-from training.pixels import PREPARED, TEST, cells
+from training.onnx_file import to_onnx
+from training.pixels import PREPARED, TEST, VALIDATION, cells
+from training.quantise import Bounds, choose, quantise
+from training.runtime import OUTPUTS, Runtime
 
 MODEL = Path("build/onnx/model.onnx")
 WARMUP = Path("build/onnx/warmup.npz")
 REPORT = Path("reports/export.json")
 WARMUP_CELLS = 8
-BATCH = 16
-LATENCY_RUNS = 60
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,12 @@ class ExportConfig:
     opset: int = 20
     tolerance: float = 1e-4
     """Largest difference of a probability."""
+    int8: str = "off"
+    """off, or auto: convolutions in 8-bit integers where that is faster and says the same (quantise.py)."""
+    int8_tolerance: float = 1e-3
+    """Largest difference of a probability between the int8 and the fp32 graph; the gate has a bound of its own."""
+    int8_gain: float = 0.1
+    """Share of the time that int8 must save."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be exported. Raises ValueError."""
@@ -45,35 +49,12 @@ class ExportConfig:
             raise ValueError(f"opset is {self.opset}: the exporter writes 18 or newer")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance is {self.tolerance}: it must be above 0")
-
-
-class Runtime:
-    """An exported graph in onnxruntime on one thread, as it is served."""
-
-    def __init__(self, model: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def say(self, images: Pixels, *, batch: int = BATCH) -> Said:
-        """Answers for uint8 [n, H, W, 3], n ≥ 1, in batches of at most `batch`."""
-        parts = [
-            self.session.run(list(OUTPUTS), {INPUT: images[start : start + batch]})
-            for start in range(0, len(images), batch)
-        ]
-        return Said(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def latency_ms(self, image: Pixels, runs: int = LATENCY_RUNS) -> float:
-        """Median time of one picture [1, H, W, 3], after a warm-up."""
-        times = []
-        for _ in range(runs + 5):
-            started = perf_counter()
-            self.say(image)
-            times.append(perf_counter() - started)
-        return 1000 * statistics.median(times[5:])
+        if self.int8 not in ("off", "auto"):
+            raise ValueError(f'int8 is {self.int8!r}: it is "off" or auto, "off" in quotes (YAML reads off as false)')
+        if not self.int8_tolerance > 0:
+            raise ValueError(f"int8_tolerance is {self.int8_tolerance}: it must be above 0")
+        if not 0 <= self.int8_gain < 1:
+            raise ValueError(f"int8_gain is {self.int8_gain}: it is a share below 1")
 
 
 def compare(wanted: Said, found: Said, images: Pixels) -> dict[str, Any]:
@@ -135,16 +116,22 @@ def main(argv: list[str] | None = None) -> int:
     network = graph.network.config
     if images.shape[1:3] != (network.height, network.width) or len(labels) != network.classes:
         raise ConfigError("the network is not of these cells: run `dvc repro train`")
-    model = to_onnx(graph, config.opset)
+    model, figures = to_onnx(graph, config.opset), None
+    if config.int8 == "auto":
+        known = data.only(VALIDATION).load()
+        choice = choose(model, quantise(model, known), known, Bounds(config.int8_tolerance, config.int8_gain))
+        model, figures = choice.model, choice.figures
     report, warm = assess(graph, model, images, config), warm_up(images)
     write_atomic(MODEL, model)
     write_npz(WARMUP, {"image": warm, **Runtime(model).say(warm)._asdict()})
-    write_json(REPORT, report)
+    write_json(REPORT, {**report, "int8": figures})
     difference = report["max_abs_probability_difference"]
     print(
         f"{report['model_bytes'] / 1e6:.2f} MB, {report['parameters']} parameters, "
         f"{report['latency_ms_p50_batch1']:.1f} ms a cell; at most {difference:.1e} from torch on {len(images)} cells"
     )
+    if figures:
+        print(f"int8 {'taken' if figures['taken'] else 'not taken'}: {figures['because']}")
     if not report["passed"]:
         print("WARNING: the exported graph differs from the trained network; the gate will refuse it")
     return 0

@@ -11,10 +11,9 @@ from pathlib import Path
 import onnx
 import torch
 
-from training.models.serving import Answers, Serving
+from training.models.serving import Serving
+from training.runtime import INPUT, OUTPUTS
 
-INPUT = "image"
-OUTPUTS = Answers._fields
 MAX_BATCH = 1024
 
 

@@ -17,9 +17,10 @@ import pytest
 
 from service.contract.image import row_check
 from tests.support.networks import calibration, network, smears
-from training.export import BATCH, WARMUP_CELLS, ExportConfig, Runtime, assess, compare, warm_up
+from training.export import WARMUP_CELLS, ExportConfig, assess, compare, warm_up
 from training.models.serving import Serving, answers
-from training.onnx_file import OUTPUTS, strip, to_onnx
+from training.onnx_file import strip, to_onnx
+from training.runtime import BATCH, OUTPUTS, Runtime
 
 CELLS = 21
 pytestmark = pytest.mark.xdist_group("export")
@@ -146,3 +147,9 @@ def test_impossible_settings_are_refused() -> None:
         ExportConfig(opset=11)
     with pytest.raises(ValueError, match="tolerance"):
         ExportConfig(tolerance=0)
+    with pytest.raises(ValueError, match="in quotes"):
+        ExportConfig(int8=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="int8_tolerance"):
+        ExportConfig(int8_tolerance=0)
+    with pytest.raises(ValueError, match="int8_gain"):
+        ExportConfig(int8_gain=1)
