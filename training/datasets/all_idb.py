@@ -13,7 +13,7 @@ from training.datasets.listing import Listed, entries, existing_root, pictures_o
 HEALTHY, BLAST = "healthy", "blast"
 LABELS = (HEALTHY, BLAST)
 _CODES = {"0": HEALTHY, "1": BLAST}
-OBTAIN = "ask its authors for a copy at https://scotti.di.unimi.it/all, unpack it, and give the folder as root"
+OBTAIN = "ask its authors for a copy at https://homes.di.unimi.it/scotti/all, unpack it, and give the folder as root"
 NOTE = "source: ALL-IDB, Labati et al., ICIP 2011; no patients are named"
 
 

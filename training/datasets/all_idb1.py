@@ -90,7 +90,7 @@ def _size_notes(kept: list[tuple[Listed, tuple[int, int]]]) -> list[str]:
 
 def _point_notes(root: Path, pictures: list[Listed]) -> list[str]:
     """What the .xyc files say against the labels; they may be missing."""
-    files = {picture.path: root / _points_of(picture.path) for picture in pictures}
+    files = {picture.path: _points_of(root / picture.path) for picture in pictures}
     points = {path: _points(file) for path, file in files.items() if file.is_file()}
     wrong = [
         picture.path
@@ -105,9 +105,8 @@ def _point_notes(root: Path, pictures: list[Listed]) -> list[str]:
     return notes
 
 
-def _points_of(path: str) -> Path:
-    picture = Path(path)
-    return picture.parent.with_name("xyc") / f"{picture.stem}.xyc"
+def _points_of(picture: Path) -> Path:
+    return picture.absolute().parent.parent / "xyc" / f"{picture.stem}.xyc"
 
 
 def _points(path: Path) -> int:
