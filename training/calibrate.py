@@ -30,8 +30,8 @@ class CalibrateConfig:
     """How much of the correlations between components is not believed, which few cells estimate badly."""
     ood_quantile: float = 0.99
     """Share of the validation cells that lie within the edge of the known ones."""
-    picture_slack: float = 1.3
-    """How far beyond that edge a picture may lie: a few validation patients do not show all stains there are."""
+    picture_slack: float = 1.0
+    """How far beyond that edge a picture may lie: more than 1 where few validation patients do not show all stains."""
     risk: float = 0.02
     """Wrong answers that are tolerated among those that are given rather than referred."""
     min_coverage: float = 0.85

@@ -16,7 +16,7 @@ from training.calibrate import (
 from training.calibration import Calibration, Singles, negative_log_likelihood, softmax
 from training.figures import Floats, Integers
 
-CONFIG = CalibrateConfig(embedding=4)
+CONFIG = CalibrateConfig(embedding=4, picture_slack=1.3)
 
 
 def overconfident(cells: int, factor: float, seed: int = 0) -> tuple[Floats, Integers]:

@@ -84,8 +84,28 @@ def test_picture_numbers_tell_focus_stain_and_an_empty_middle() -> None:
     assert describe(soft)[0, 9] < plain[0, 9] - 1  # finest scale
     assert describe(density[:, [2, 1, 0]])[0, 6] != plain[0, 6]
     moved = torch.roll(density, 32, dims=3)
-    assert (describe(moved)[0, -3:] < plain[0, -3:]).all()
+    assert (describe(moved)[0, 12:15] < plain[0, 12:15]).all()
     assert describe(torch.zeros(1, 3, 64, 64)).isfinite().all()
+
+
+def test_picture_numbers_tell_which_dyes_whatever_the_white_balance() -> None:
+    density = optical_density(torch.from_numpy(smears(1, size=64)))
+    plain = describe(density)[0, 15:24]
+    balanced = describe(density + torch.tensor([0.05, 0.0, 0.2])[:, None, None])[0, 15:24]
+    assert torch.allclose(plain, balanced, atol=0.01)
+    assert (describe(density[:, [1, 0, 2]])[0, 15:24] - plain).abs().max() > 0.5  # another dye
+
+
+@pytest.mark.parametrize("direction", [2, 3])
+def test_picture_numbers_tell_in_how_many_directions_detail_is_lost(direction: int) -> None:
+    torch.manual_seed(0)
+    density = torch.rand(1, 3, 64, 64)
+    moved = torch.stack([torch.roll(density, k, direction) for k in range(7)]).mean(dim=0)
+    defocused = torch.nn.functional.avg_pool2d(density, 7, 1, 3, count_include_pad=False)
+    least = [describe(one)[0, 24].item() for one in (density, moved, defocused)]
+    assert least[1] < least[0] - 1 and least[1] < least[2] - 1
+    # Turned by a quarter it is as much moved as before.
+    assert describe(moved.transpose(2, 3))[0, 24] == pytest.approx(least[1], abs=1e-4)
 
 
 def test_the_serving_graph_is_network_temperature_projection_and_distances() -> None:
