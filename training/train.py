@@ -1,7 +1,13 @@
-"""Stage `train`: the cells of the train split → the network's weights; the validation split says when to stop."""
+"""Stage `train`: the cells of the train split → the network's weights; the validation split says when to stop.
+
+`torchrun --nproc-per-node 2 -m training.train` shares the work between processes. A training that was killed goes on
+from build/checkpoint when it is started again.
+"""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,11 +21,15 @@ from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, TRAIN, VALIDATION, Cells, cells
 
 if TYPE_CHECKING:
+    from training.distributed import Group
     from training.fit import Epoch, Fitted
+    from training.models.cnn_gru import CnnGru
 
 WEIGHTS = Path("build/weights.npz")
 MODEL_CONFIG = Path("build/model_config.json")
 REPORT = Path("reports/training")
+CHECKPOINT = Path("build/checkpoint/train.npz")
+"""Of a training that has not ended; no output of the stage, so that DVC leaves it there when it starts again."""
 
 
 @dataclass(frozen=True)
@@ -31,50 +41,104 @@ class Plan:
 
 
 def train(
-    data: Cells, folder: Path, plan: Plan, *, report: Path, quiet: bool = False
+    data: Cells,
+    folder: Path,
+    plan: Plan,
+    *,
+    report: Path,
+    quiet: bool = False,
+    checkpoint: Path | None = None,
+    group: "Group | None" = None,
 ) -> "tuple[Fitted, dict[str, Any]]":
     """Train on the cells under `folder`; returns the weights and the network's config as JSON.
 
-    DVCLive's curves go to the folder `report`. Raises ConfigError for a plan that cannot be trained.
+    DVCLive's curves go to the folder `report`, and what a killed training goes on from to the file `checkpoint`; of
+    `group`'s processes the first one writes. Raises ConfigError for a plan that cannot be trained.
     """
-    from dvclive import Live
-
     from training.augment import AugmentConfig
+    from training.checkpoint import Checkpoint, key_of
+    from training.distributed import ALONE
     from training.fit import Examples, TrainConfig, fit
+    from training.initial import begin, initial_of
     from training.models.cnn_gru import CnnGruConfig
 
+    group = group or ALONE
     settings = dict(plan.train)
     augmentation = configured(AugmentConfig, "train.augment", settings.pop("augment", {}))
     config = configured(TrainConfig, "train", settings)
-    training, validation = (
-        Examples(part.load(folder), part.label) for part in (data.only(TRAIN), data.only(VALIDATION))
-    )
+    initial = initial_of(config)
+    parts = [data.only(TRAIN), data.only(VALIDATION)]
+    training, validation = (Examples(part.load(folder), part.label) for part in parts)
     height, width = training.images.shape[1:3]
     model = configured(
         CnnGruConfig, "model", {**plan.model, "classes": len(data.labels), "height": height, "width": width}
     )
+
+    def start(network: "CnnGru") -> None:
+        if initial is not None:
+            line = begin(network, initial)
+            if group.first:
+                print(line)
+
+    kept = None
+    if checkpoint is not None:
+        # Cells are named by the hash of their pixels.
+        cells_of = (f"{split} {path} {label}" for part in parts for split, path, label in _rows(part))
+        settled = [asdict(model), asdict(config), asdict(augmentation), group.size]
+        kept = Checkpoint(checkpoint, key_of(settled, cells_of))
     started = perf_counter()
-    total = len(training) // min(config.batch, len(training)) * min(config.batch, len(training)) * config.epochs
-    # No dvc.yaml of its own and no experiment: this runs as a stage of a pipeline that declares its outputs.
-    with (
-        Live(str(report), dvcyaml=None, report=None, save_dvc_exp=False, monitor_system=False) as live,
-        tqdm(desc="train", total=total, unit=" cells", disable=True if quiet else None) as progress,
-    ):
-
-        def on_epoch(epoch: "Epoch") -> None:
-            for name in ("learning_rate", "train_loss", "validation_loss", "validation_balanced_accuracy"):
-                live.log_metric(name, getattr(epoch, name))
-            live.next_step()
-            progress.set_postfix(
-                epoch=epoch.number + 1, loss=f"{epoch.validation_loss:.3f}",
-                balanced=f"{epoch.validation_balanced_accuracy:.3f}",
-            )  # fmt: skip
-
-        fitted = fit(training, validation, model, config, augmentation, on_step=progress.update, on_epoch=on_epoch)
-    seen = total * len(fitted.history) // config.epochs
-    took = perf_counter() - started
-    print(f"{len(fitted.history)} epochs of {len(training)} cells in {took:.0f} s, {seen / took:.0f} cells a second")
+    with _Report(report, len(training) * config.epochs, quiet or not group.first, group.first) as shown:
+        fitted = fit(
+            training, validation, model, config, augmentation,
+            on_step=shown.step, on_epoch=shown.epoch, start=start, checkpoint=kept, group=group,
+        )  # fmt: skip
+    if group.first:
+        took, done = perf_counter() - started, len(fitted.history) - fitted.resumed
+        went_on = f", going on after epoch {fitted.resumed}" if fitted.resumed else ""
+        print(
+            f"{len(fitted.history)} epochs of {len(training)} cells in {took:.0f} s{went_on}, "
+            f"{done * len(training) / took:.0f} cells a second, {fitted.waited / took:.0%} of the time waiting for them"
+        )
     return fitted, model.to_json()
+
+
+class _Report:
+    """DVCLive's curves, and a progress bar; nothing of it in a process that does not write."""
+
+    def __init__(self, folder: Path, total: int, quiet: bool, writes: bool) -> None:
+        self._folder, self._writes, self._stack = folder, writes, ExitStack()
+        self._progress = tqdm(desc="train", total=total, unit=" cells", disable=True if quiet else None)
+
+    def __enter__(self) -> "_Report":
+        from dvclive import Live
+
+        self._stack.enter_context(self._progress)
+        if self._writes:
+            # No dvc.yaml of its own and no experiment: this runs as a stage of a pipeline that declares its outputs.
+            live = Live(str(self._folder), dvcyaml=None, report=None, save_dvc_exp=False, monitor_system=False)
+            self._live = self._stack.enter_context(live)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def step(self, cells: int) -> None:
+        self._progress.update(cells)
+
+    def epoch(self, epoch: "Epoch") -> None:
+        if self._writes:
+            for name in ("learning_rate", "train_loss", "validation_loss", "validation_balanced_accuracy"):
+                self._live.log_metric(name, getattr(epoch, name))
+            self._live.next_step()
+        self._progress.set_postfix(
+            epoch=epoch.number + 1, loss=f"{epoch.validation_loss:.3f}",
+            balanced=f"{epoch.validation_balanced_accuracy:.3f}",
+        )  # fmt: skip
+
+
+def _rows(part: Cells) -> Iterator[tuple[str, str, str]]:
+    table = part.table
+    return zip(table["split"], table["path"], table["label"], strict=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,17 +147,23 @@ def main(argv: list[str] | None = None) -> int:
     # Threads that wait asleep: on cores shared with other work, busy waiting makes every step several times slower. It
     # is read when torch is loaded, hence the late imports.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from training.distributed import joined
+
     labels = tuple(read_json(PREPARED / "dataset.json")["labels"])
     data = cells(read_parquet(PREPARED / "manifest.parquet"), read_parquet(PREPARED / "split.parquet"), labels)
     plan = Plan(read_params("model"), read_params("train"))
-    fitted, model = train(data, PREPARED, plan, report=REPORT)
-    write_json(MODEL_CONFIG, model)
-    write_npz(WEIGHTS, fitted.weights)
-    best = fitted.best
-    print(
-        f"kept epoch {best.number + 1}: validation loss {best.validation_loss:.3f}, "
-        f"balanced accuracy {best.validation_balanced_accuracy:.3f}"
-    )
+    with joined(str(plan.train.get("device"))) as group:
+        fitted, model = train(data, PREPARED, plan, report=REPORT, checkpoint=CHECKPOINT, group=group)
+        if group.first:
+            write_json(MODEL_CONFIG, model)
+            write_npz(WEIGHTS, fitted.weights)
+            CHECKPOINT.unlink(missing_ok=True)
+            best = fitted.best
+            print(
+                f"kept epoch {best.number + 1}: validation loss {best.validation_loss:.3f}, "
+                f"balanced accuracy {best.validation_balanced_accuracy:.3f}"
+            )
+        group.wait()
     return 0
 
 
