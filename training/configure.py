@@ -139,8 +139,7 @@ def replaced(text: str, name: str, value: object) -> str:
     key, node = _nodes(text, name)
     start, end = key.start_mark.index, _last_mark(node)
     indent = " " * key.start_mark.column
-    dumped = _dumped({name.rsplit(".", 1)[-1]: value}).rstrip("\n").splitlines()
-    return text[:start] + f"\n{indent}".join(dumped) + text[end:]
+    return text[:start] + f"\n{indent}".join(_lines(name.rsplit(".", 1)[-1], value)) + text[end:]
 
 
 def _nodes(text: str, name: str) -> tuple[Any, Any]:
@@ -159,14 +158,17 @@ def _last_mark(node: Any) -> int:
     return _last_mark(last[1] if isinstance(last, tuple) else last)
 
 
-def _dumped(value: object) -> str:
+def _lines(key: str, value: object) -> list[str]:
+    """An entry as params.yaml writes it: on one line, a list of maps (the sources) as a block."""
+    if not (isinstance(value, list) and any(isinstance(item, Mapping) for item in value)):
+        return [f"{key}: {_flow(value)}"]
     yaml = YAML()
     yaml.width = 4096
     yaml.default_flow_style = None  # lists and maps without others in them on one line
     yaml.indent(mapping=2, sequence=4, offset=2)
     buffer = io.StringIO()
-    yaml.dump(value, buffer)
-    return buffer.getvalue()
+    yaml.dump({key: value}, buffer)
+    return buffer.getvalue().rstrip("\n").splitlines()
 
 
 def _loaded(text: str) -> dict[str, Any]:
