@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from service.contract.image import Pixels, pixels_sha256
@@ -31,6 +32,9 @@ class Site:
         self.store.insert_predictions([record])
         return record
 
+    def purge(self, record: PredictionRecord) -> None:
+        (self.pixels.folder / record.pixels_sha256[:2] / f"{record.pixels_sha256}.png").unlink()
+
     def reviewed(self, number: int, read_as: str = "L2", **changes: Any) -> PredictionRecord:
         record = self.answered(number, **changes)
         self.store.insert_reviews([review(record, read_as)])
@@ -49,7 +53,7 @@ def _exported(site: Site, out: Path) -> list[dict[Any, Any]]:
 
 def test_a_reviewed_cell_comes_back_with_the_reader_s_label(site: Site, tmp_path: Path) -> None:
     record = site.reviewed(1, "L3", label="healthy", site="site-b", patient="c" * 32, scanner="scanner-b")
-    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0)
+    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 0, 0)
     dataset = open_dataset({"kind": "reviewed", "root": str(tmp_path / "out")})
     (cell,) = dataset.cells()
     assert (cell.label, cell.patient, cell.site, cell.scanner) == ("L3", "c" * 32, "site-b", "scanner-b")
@@ -98,9 +102,8 @@ def test_test_traffic_disputed_and_unreviewed_cells_stay_out(site: Site, tmp_pat
 
 def test_cells_whose_pixels_are_gone_are_counted_not_exported(site: Site, tmp_path: Path) -> None:
     site.reviewed(1)
-    gone = site.reviewed(2)
-    (site.pixels.folder / gone.pixels_sha256[:2] / f"{gone.pixels_sha256}.png").unlink()
-    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 1)
+    site.purge(site.reviewed(2))
+    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 1, 0)
 
 
 def test_same_reviews_same_export_whatever_order_they_arrived_in(tmp_path: Path) -> None:
@@ -160,12 +163,89 @@ def test_the_command_exports_and_says_how_many(site: Site, tmp_path: Path, capsy
     assert (out / "cells.parquet").is_file()
 
 
+def test_cells_of_an_earlier_export_outlive_their_pixels(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    old, again = site.reviewed(1, "L1"), site.reviewed(2, "L1")
+    before = {row["record_id"]: row for row in _exported(site, out)}
+    pictures = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+    for record in (old, again):
+        site.purge(record)
+    site.reviewed(3, "L3")
+    site.store.insert_reviews([review(again, "L2", time="2026-05-01T00:00:00.000000+00:00")])
+    assert export(site.store, site.pixels, out, field_um=20.0) == (3, 2, 0, 0)
+    after = {row["record_id"]: row for row in read_parquet(out / "cells.parquet").to_dict("records")}
+    assert after[old.record_id] == before[old.record_id]
+    # A second thought about a cell whose pixels are gone counts all the same.
+    assert after[again.record_id]["label"] == "L2"
+    assert pictures.items() <= {path.name: path.read_bytes() for path in (out / "images").iterdir()}.items()
+
+
+def test_a_store_that_forgot_its_records_takes_nothing_away_but_a_fresh_start_does(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    old = site.reviewed(1)
+    _exported(site, out)
+    other = Site(tmp_path / "other")
+    new = other.reviewed(2)
+    assert {row["record_id"] for row in _exported(other, out)} == {old.record_id, new.record_id}
+    assert export(other.store, other.pixels, out, field_um=20.0, fresh=True) == (1, 0, 0, 0)
+
+
+def test_a_carried_cell_that_came_into_dispute_goes(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    site.reviewed(1, request_id="same")
+    kept = site.reviewed(2)
+    assert len(_exported(site, out)) == 2
+    site.answered(3, request_id="same")
+    assert [row["record_id"] for row in _exported(site, out)] == [kept.record_id]
+
+
+def test_what_is_no_export_is_not_written_over(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    site.reviewed(1)
+    _exported(site, out)
+    read_parquet(out / "cells.parquet").drop(columns="label").to_parquet(out / "cells.parquet")
+    with pytest.raises(DatasetError, match="--fresh"):
+        export(site.store, site.pixels, out, field_um=20.0)
+    assert export(site.store, site.pixels, out, field_um=20.0, fresh=True).written == 1
+
+
+def test_a_carried_cell_without_its_picture_is_one_clear_line_and_nothing_changes(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = site.reviewed(1)
+    _exported(site, out)
+    site.purge(record)
+    (picture,) = (out / "images").iterdir()
+    picture.unlink()
+    with pytest.raises(DatasetError, match="dvc checkout"):
+        export(site.store, site.pixels, out, field_um=20.0)
+    assert (out / "cells.parquet").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
+
+
+def test_pictures_of_the_test_set_keep_the_label_that_they_are_tested_under(site: Site, tmp_path: Path) -> None:
+    """A reader has seen the model's answer; a test cell whose label follows it would flatter the next model."""
+    theirs, ours, other = (site.reviewed(number, "L2") for number in (1, 2, 3))
+    names = [record.pixels_sha256 for record in (theirs, ours, other)]
+    paths = [f"cells/{name}.png" for name in names]
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    sources = ["synthetic/1", f"reviewed/{ours.record_id}", "synthetic/3"]
+    pd.DataFrame({"path": paths, "pixels_sha256": names, "label": "L1", "source": sources}).to_parquet(
+        prepared / "manifest.parquet"
+    )
+    pd.DataFrame({"path": paths, "split": ["test", "test", "train"]}).to_parquet(prepared / "split.parquet")
+    out = tmp_path / "out"
+    assert export(site.store, site.pixels, out, field_um=20.0, prepared=prepared) == (2, 0, 0, 1)
+    labels = {row["record_id"]: row["label"] for row in read_parquet(out / "cells.parquet").to_dict("records")}
+    assert labels == {ours.record_id: "L1", other.record_id: "L2"}
+
+
 def test_nothing_to_export_is_an_error_and_leaves_the_last_export(site: Site, tmp_path: Path) -> None:
     site.reviewed(1)
     _exported(site, tmp_path / "out")
     empty = Site(tmp_path / "empty")
     with pytest.raises(DatasetError, match="no reviewed cells with pixels"):
-        export(empty.store, empty.pixels, tmp_path / "out", field_um=20.0)
+        export(empty.store, empty.pixels, tmp_path / "out", field_um=20.0, fresh=True)
     assert len(read_parquet(tmp_path / "out" / "cells.parquet")) == 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 

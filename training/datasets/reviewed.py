@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import rmtree
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,10 @@ from service.contract.errors import CommandParser, ConfigError, NotFound, run_co
 from service.contract.files import aside_of, replace_dir
 from service.contract.image import encode_png
 from service.contract.pixels import PixelStore
-from service.contract.records import ReviewRecord
+from service.contract.records import PredictionRecord, ReviewRecord
 from service.contract.store import Store, StoredPrediction
 from training.datasets import FAB_BLASTS, DatasetError, SourceCell
+from training.datasets.carried import Row, earlier_rows, tested_pictures
 from training.io import read_parquet, write_parquet
 
 TABLE = "cells.parquet"
@@ -114,52 +116,104 @@ def newest_per_picture(pairs: list[Pair]) -> list[Pair]:
     return [newest[picture] for picture in sorted(newest)]
 
 
-def export(store: Store, pixels: PixelStore, out: Path, *, field_um: float) -> tuple[int, int]:
-    """Write the reviewed cells whose pixels are kept to the folder `out`, in one step; → (written, pixels gone).
+class Exported(NamedTuple):
+    """Cells in the export; those among them that only an earlier export had the pixels of; reviewed cells left out, for
+    their pixels are gone, and because the test set has them under another source's label.
+    """
+
+    written: int
+    carried: int
+    gone: int
+    tested: int
+
+
+def export(
+    store: Store, pixels: PixelStore, out: Path, *, field_um: float, prepared: Path | None = None, fresh: bool = False
+) -> Exported:
+    """Write the reviewed cells whose pixels are kept, here or in the export that `out` has, to `out`, in one step.
 
     Kept pixels show the model's field: `field_um` across their width. Test traffic and disputed records stay out.
-    Raises DatasetError when there is nothing to export; StoreUnavailable as the store does.
+    `fresh` leaves out the cells that only `out` has. Pictures that the split in the folder `prepared` tests with keep
+    the label that they are tested under. Raises DatasetError when there is nothing to export, or when `out` is
+    something else; StoreUnavailable as the store does.
     """
-    rows: list[dict[str, object]] = []
-    gone = 0
+    earlier = {} if fresh else {str(row["pixels_sha256"]): row for row in earlier_rows(out / TABLE, COLUMNS)}
+    tested_with = tested_pictures(prepared) if prepared else {}
+    rows: dict[str, Row] = {}
+    gone = tested = carried = 0
+    for stored, review in newest_per_picture(store.reviewed(with_pixels=True)):
+        name, known = stored.record.pixels_sha256, earlier.get(stored.record.pixels_sha256)
+        try:
+            size: object = field_um / pixels.load(name).shape[1]
+        except NotFound:
+            if known is None:
+                gone += 1
+                continue
+            size = known["pixel_size_um"]
+        row = _row(stored.record, review, size)
+        rows[name] = known if known and str(known["reviewed"]) > review.time else row
+    for name, row in earlier.items():
+        if name not in rows and _may_stay(store.get(str(row["record_id"]))):
+            rows[name] = row
+    for name, test in tested_with.items():
+        if name in rows and test.by_reader:
+            rows[name] = {**rows[name], "label": test.label}
+        elif rows.pop(name, None):
+            tested += 1
+    if not rows:
+        raise DatasetError(
+            f"no reviewed cells with pixels to export ({gone} had pixels that are gone): review some, and see that "
+            "BLASTWATCH_IMAGE_RETENTION keeps pixels"
+        )
     aside = aside_of(out)
     (aside / IMAGES).mkdir(parents=True)
     try:
-        for stored, review in newest_per_picture(store.reviewed(with_pixels=True)):
-            record = stored.record
+        for name in sorted(rows):
             try:
-                picture = pixels.load(record.pixels_sha256)
+                picture = encode_png(pixels.load(name))
             except NotFound:
-                gone += 1
-                continue
-            (aside / IMAGES / f"{record.pixels_sha256}.png").write_bytes(encode_png(picture))
-            rows.append(
-                {
-                    "pixels_sha256": record.pixels_sha256,
-                    "label": review.label,
-                    "patient": record.patient,
-                    "key_id": record.key_id,
-                    "site": record.site,
-                    "stain": record.stain,
-                    "scanner": record.scanner,
-                    "pixel_size_um": field_um / picture.shape[1] if record.pixel_size_um > 0 else 0.0,
-                    "record_id": record.record_id,
-                    "model_version": record.model_version,
-                    "role": review.role,
-                    "reviewed": review.time,
-                    "sampled": review.sampled,
-                }
-            )
-        if not rows:
-            raise DatasetError(
-                f"no reviewed cells with pixels to export ({gone} had pixels that are gone): review some, and see that "
-                "BLASTWATCH_IMAGE_RETENTION keeps pixels"
-            )
-        write_parquet(aside / TABLE, pd.DataFrame(rows, columns=list(COLUMNS)).astype({"sampled": np.bool_}))
+                picture, carried = _picture(out, name), carried + 1
+            (aside / IMAGES / f"{name}.png").write_bytes(picture)
+        table = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(COLUMNS))
+        write_parquet(aside / TABLE, table.astype({"sampled": np.bool_}))
         replace_dir(aside, out)
     finally:
         rmtree(aside, ignore_errors=True)
-    return len(rows), gone
+    return Exported(len(rows), carried, gone, tested)
+
+
+def _row(record: PredictionRecord, review: ReviewRecord, size: object) -> Row:
+    return {
+        "pixels_sha256": record.pixels_sha256,
+        "label": review.label,
+        "patient": record.patient,
+        "key_id": record.key_id,
+        "site": record.site,
+        "stain": record.stain,
+        "scanner": record.scanner,
+        "pixel_size_um": size if record.pixel_size_um > 0 else 0.0,
+        "record_id": record.record_id,
+        "model_version": record.model_version,
+        "role": review.role,
+        "reviewed": review.time,
+        "sampled": review.sampled,
+    }
+
+
+def _may_stay(stored: StoredPrediction | None) -> bool:
+    """Whether a cell of an earlier export stays: a store that has forgotten its record says nothing against it."""
+    return stored is None or not (stored.disputed or stored.record.test)
+
+
+def _picture(folder: Path, name: str) -> bytes:
+    path = folder / IMAGES / f"{name}.png"
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise DatasetError(
+            f"reviewed: {path}, a cell of an earlier export, cannot be read: bring it back with `dvc checkout`, or "
+            "start anew, without the cells of earlier exports, with --fresh"
+        ) from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -187,14 +241,36 @@ def main(argv: list[str] | None = None) -> int:
         default=20.0,
         help="µm that kept pixels show across their width (default: %(default)s)",
     )
+    command.add_argument(
+        "--prepared",
+        type=Path,
+        default=Path("prepared"),
+        help="folder of the last split, whose test pictures keep their labels (default: %(default)s)",
+    )
+    command.add_argument("--fresh", action="store_true", help="leave out the cells that only earlier exports have")
     options = parser.parse_args(argv)
     store = Store(options.store)
     try:
-        written, gone = export(store, PixelStore(options.pixels), options.out, field_um=options.field_um)
+        done = export(
+            store,
+            PixelStore(options.pixels),
+            options.out,
+            field_um=options.field_um,
+            prepared=options.prepared,
+            fresh=options.fresh,
+        )
     finally:
         store.close()
-    lost = f"; {gone} more were reviewed, but their pixels are no longer kept" if gone else ""
-    print(f"{written} reviewed cells in {options.out}{lost}")
+    notes = [
+        f"; {number} {what}"
+        for number, what in (
+            (done.carried, "of them are in earlier exports only, their pixels are no longer kept"),
+            (done.gone, "more were reviewed, but their pixels are no longer kept"),
+            (done.tested, "more are pictures of the test set, which keep the label that they are tested under"),
+        )
+        if number
+    ]
+    print(f"{done.written} reviewed cells in {options.out}{''.join(notes)}")
     return 0
 
 
