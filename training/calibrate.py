@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from service.contract.errors import CommandParser, ConfigError, run_command
-from training.calibration import Calibration, Distance, Singles, negative_log_likelihood, softmax
+from training.calibration import Calibration, Distance, Singles, softmax
 from training.config import configured
 from training.figures import Flags, Integers, calibration_bins, expected_calibration_error, risk_coverage
 from training.io import read_json, read_params, read_parquet
 from training.pixels import PREPARED, TRAIN, VALIDATION, cells
+from training.scaling import Vector, compare, fit_temperature, fit_vector
 
+METHODS = ("temperature", "auto")
 THREADS = 2  # fixed, as in training: the sums that a version is named by must not depend on the machine's load
 
 
@@ -24,6 +25,10 @@ THREADS = 2  # fixed, as in training: the sums that a version is named by must n
 class CalibrateConfig:
     """Section `calibrate` of params.yaml."""
 
+    method: str = "temperature"
+    """temperature, or auto: a scale and a shift for each class where that lowers the negative log-likelihood of
+    validation patients that it was not fitted on.
+    """
     embedding: int = 24
     """E: principal components of the features that are kept, as far as there are so many features."""
     shrinkage: float = 0.1
@@ -39,6 +44,8 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted. Raises ValueError."""
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}: it is {' or '.join(METHODS)}")
         if self.embedding < 1:
             raise ValueError(f"embedding is {self.embedding}: it must be at least 1")
         if self.picture_slack < 1:
@@ -58,10 +65,12 @@ class Seen:
     features: Singles
     picture: Singles
     label: Integers
+    unit: npt.NDArray[np.str_] | None = None
+    """[n] patient, or duplicate group where patients are unknown; None where every cell stands for itself."""
 
 
 def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tuple[Calibration, dict[str, Any]]:
-    """Fit on what the network says; returns the calibration and notes for people.
+    """Fit on what the network says; returns the calibration and notes for people, its method among them.
 
     Raises ConfigError when there are too few cells for that.
     """
@@ -73,7 +82,8 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
         )
     logits = validation.logits.astype(np.float64)
     temperature = fit_temperature(logits, validation.label)
-    probabilities = softmax(logits / temperature)
+    vector, compared = _by_class(logits, validation, config)
+    probabilities = softmax(logits / temperature if vector is None else vector(logits))
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == validation.label
     abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage)
     centre, projection = principal_components(training.features, size)
@@ -85,6 +95,8 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
     plain = softmax(logits)
     before = calibration_bins(plain.max(axis=1), plain.argmax(axis=1) == validation.label)
     notes = {
+        "method": "temperature" if vector is None else "vector",
+        **compared,
         "validation_cells": len(validation.label),
         "validation_coverage": coverage,
         "validation_risk": risk,
@@ -93,19 +105,22 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
         "validation_ece_before": expected_calibration_error(before),
         "validation_ece_after": expected_calibration_error(calibration_bins(confidence, correct)),
     }
-    return Calibration(temperature, abstain, centre, projection, embedding, picture), notes
+    by_class = () if vector is None else (vector.scale, vector.shift)
+    return Calibration(temperature, abstain, centre, projection, embedding, picture, *by_class), notes
 
 
-def fit_temperature(logits: npt.NDArray[np.float64], label: Integers) -> float:
-    """The temperature, 0.05 to 20, of lowest negative log-likelihood (Guo et al., arXiv 1706.04599, section 4.2)."""
-    found = minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits, label, float(np.exp(log_t))),
-        bounds=(np.log(0.05), np.log(20.0)),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    # A few decimals decide nothing, and the last ones would differ between machines.
-    return round(float(np.exp(found.x)), 4)
+def _by_class(
+    logits: npt.NDArray[np.float64], validation: Seen, config: CalibrateConfig
+) -> tuple[Vector | None, dict[str, float]]:
+    """Vector scaling where it was asked for and pays, and what was compared."""
+    if config.method == "temperature":
+        return None, {}
+    unit = validation.unit if validation.unit is not None else np.arange(len(logits)).astype(np.str_)
+    found = compare(logits, validation.label, unit)
+    if found is None:
+        return None, {}
+    compared = {"cross_fitted_nll_temperature": found.temperature, "cross_fitted_nll_vector": found.vector}
+    return fit_vector(logits, validation.label) if found.vector_is_better else None, compared
 
 
 def abstain_threshold(
@@ -166,14 +181,14 @@ def main(argv: list[str] | None = None) -> int:
     data = cells(read_parquet(PREPARED / "manifest.parquet"), read_parquet(PREPARED / "split.parquet"), labels)
     network = inference.load()
     training, validation = (
-        Seen(*inference.outputs(network, part.load(), threads=THREADS), part.label)
+        Seen(*inference.outputs(network, part.load(), threads=THREADS), part.label, part.column("unit"))
         for part in (data.only(TRAIN), data.only(VALIDATION))
     )
     calibration, notes = calibrate(training, validation, config)
     calibration.save(**notes)
     print(
-        f"temperature {calibration.temperature:.3f}, abstain below {calibration.abstain:.3f} "
-        f"(answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
+        f"{notes['method']} scaling, temperature {calibration.temperature:.3f}; abstain below "
+        f"{calibration.abstain:.3f} (answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
         f"known cells end at {calibration.embedding.edge:.2f} (embedding) and {calibration.picture.edge:.2f} (picture)"
     )
     return 0

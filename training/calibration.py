@@ -60,6 +60,15 @@ class Calibration:
     """Of embeddings: is it like a cell of some class?"""
     picture: Distance
     """Of models.picture.describe: is it a picture like those of the training cells?"""
+    scale: Singles | None = None
+    """[C] where each class has a scale of its own, by which its logit is multiplied instead of the temperature."""
+    shift: Singles | None = None
+    """[C] added after that; there when `scale` is."""
+
+    def __post_init__(self) -> None:
+        """Refuse half of a vector scaling. Raises ValueError."""
+        if (self.scale is None) != (self.shift is None):
+            raise ValueError("scale and shift of the classes go together")
 
     def save(self, numbers: Path = NUMBERS, arrays: Path = ARRAYS, **notes: Any) -> None:
         """Write both files; `notes` are added to the one for people."""
@@ -68,6 +77,8 @@ class Calibration:
         for name in _SPACES:
             space: Distance = getattr(self, name)
             parts |= {f"{name}_{key}": np.asarray(value) for key, value in vars(space).items()}
+        if self.scale is not None and self.shift is not None:
+            parts |= {"scale": self.scale, "shift": self.shift}
         write_npz(arrays, parts)
 
     @classmethod
@@ -80,7 +91,10 @@ class Calibration:
                 for name in _SPACES
             ]
             temperature, abstain = (float(values[name]) for name in ("temperature", "abstain"))
-            return cls(temperature, abstain, parts["centre"], parts["projection"], *spaces)
+            return cls(
+                temperature, abstain, parts["centre"], parts["projection"], spaces[0], spaces[1],
+                parts.get("scale"), parts.get("shift"),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{numbers} or {arrays} is incomplete ({error}): run `dvc repro --force calibrate`"

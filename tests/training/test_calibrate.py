@@ -10,11 +10,11 @@ from training.calibrate import (
     abstain_threshold,
     calibrate,
     class_distances,
-    fit_temperature,
     principal_components,
 )
 from training.calibration import Calibration, Singles, negative_log_likelihood, softmax
 from training.figures import Floats, Integers
+from training.scaling import compare, fit_temperature, fit_vector
 
 CONFIG = CalibrateConfig(embedding=4, picture_slack=1.3)
 
@@ -41,6 +41,55 @@ def test_negative_log_likelihood_is_that_of_the_softmax() -> None:
     logits, label = overconfident(50, 1.0)
     by_hand = -np.log(softmax(logits / 2)[np.arange(50), label]).mean()
     assert negative_log_likelihood(logits, label, 2.0) == pytest.approx(by_hand)
+
+
+def unlike(cells: int, seed: int = 0) -> tuple[Floats, Integers]:
+    """Logits of which class 0's are three times as large as its labels warrant, and class 2's lie too high."""
+    honest, label = overconfident(cells, 1.0, seed)
+    return honest * (3.0, 1.0, 1.0) + (0.0, 0.0, 1.5), label
+
+
+def test_vector_scaling_undoes_each_classes_own_fault() -> None:
+    logits, label = unlike(6000)
+    found = fit_vector(logits, label)
+    assert found.scale == pytest.approx([1 / 3, 1, 1], rel=0.15)
+    assert found.shift - found.shift[0] == pytest.approx([0, 0, -1.5], abs=0.2)
+    # A step the other way in any number is no better: it is a minimum.
+    lowest = negative_log_likelihood(found(logits), label, 1.0)
+    for k in range(3):
+        for factor in (0.9, 1.1):
+            changed = found.scale.copy()
+            changed[k] *= factor
+            assert negative_log_likelihood(logits * changed + found.shift, label, 1.0) > lowest
+
+
+def units(cells: int, each: int = 6) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+    return np.array([f"p{k // each:04d}" for k in range(cells)])
+
+
+def test_vector_scaling_is_taken_only_where_cells_it_was_not_fitted_on_gain_by_it() -> None:
+    helps = compare(*unlike(1200), units(1200))
+    assert helps is not None and helps.vector_is_better and helps.vector < 0.9 * helps.temperature
+    # Sixty cells whose only fault is one factor: six numbers fit their chance, and those left out pay for it.
+    hurts = [compare(*overconfident(60, 2.0, seed), units(60)) for seed in range(20)]
+    assert sum(found is not None and not found.vector_is_better for found in hurts) > 12
+    label = np.array([0, 0, 1, 1])
+    assert compare(np.zeros((4, 2)), label, np.array(["a", "a", "b", "c"])) is None  # nobody else has class 0
+
+
+def test_auto_takes_vector_scaling_where_it_pays_and_temperature_never_changes_by_it() -> None:
+    training, plain = seen(600, 0), seen(300, 1)
+    skewed = Seen(
+        (plain.logits * (4, 1, 1) + (0, 0, 3)).astype(np.float32), plain.features, plain.picture, plain.label,
+        units(300),
+    )  # fmt: skip
+    auto = CalibrateConfig(embedding=4, method="auto")
+    found, notes = calibrate(training, skewed, auto)
+    assert found.scale is not None and notes["method"] == "vector"
+    assert notes["cross_fitted_nll_vector"] < notes["cross_fitted_nll_temperature"]
+    kept, notes = calibrate(training, skewed, CalibrateConfig(embedding=4))
+    assert kept.scale is None and notes["method"] == "temperature"
+    assert kept.temperature == found.temperature == fit_temperature(skewed.logits.astype(np.float64), skewed.label)
 
 
 def test_abstention_answers_as_many_as_the_risk_allows() -> None:
@@ -146,6 +195,6 @@ def test_the_embedding_is_no_wider_than_the_features_and_a_class_may_be_absent()
 def test_too_few_cells_and_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="more than 4 cells"):
         calibrate(seen(4, 0), seen(3, 1), CONFIG)
-    for name, value in (("embedding", 0), ("risk", 1.5), ("picture_slack", 0.5)):
+    for name, value in (("embedding", 0), ("risk", 1.5), ("picture_slack", 0.5), ("method", "isotonic")):
         with pytest.raises(ValueError, match=name):
             CalibrateConfig(**{name: value})  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The network's shapes and limits, its stain handling, and that the serving graph is what its parts are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_distance_is_to_the_nearest_mean_over_the_edge() -> None:
     one = space.means[:1] + 0.1
     by_hand = min(np.linalg.norm((one - mean) @ space.whitening) for mean in space.means) / 2.5
     assert space(one)[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_scale_of_each_class_takes_the_temperatures_place_and_survives_its_files(tmp_path: Path) -> None:
+    found, images = network(), smears(5)
+    scale, shift = np.array([0.5, 1, 2], dtype=np.float32), np.array([0, 0.3, -0.3], dtype=np.float32)
+    replace(calibration(), scale=scale, shift=shift).save(tmp_path / "c.json", tmp_path / "c.npz")
+    said = answers(Serving(found, Calibration.load(tmp_path / "c.json", tmp_path / "c.npz")), images)
+    logits = inference.outputs(found, images).logits.astype(np.float64)
+    assert said.probabilities == pytest.approx(softmax(logits * scale + shift), abs=1e-6)
+    with pytest.raises(ValueError, match="together"):
+        replace(calibration(), scale=scale)
 
 
 def test_calibration_survives_its_files(tmp_path: Path) -> None:

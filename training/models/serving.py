@@ -34,6 +34,8 @@ class Serving(nn.Module):
     """A trained network and its calibration as one graph."""
 
     temperature: Tensor
+    scale: Tensor
+    shift: Tensor
     centre: Tensor
     projection: Tensor
     check: Tensor
@@ -42,6 +44,11 @@ class Serving(nn.Module):
         super().__init__()
         self.network = network
         self.register_buffer("temperature", torch.tensor(calibration.temperature, dtype=torch.float32))
+        # Where each class has a scale of its own it takes the temperature's place.
+        self.by_class = calibration.scale is not None
+        if calibration.scale is not None and calibration.shift is not None:
+            self.register_buffer("scale", torch.from_numpy(calibration.scale.copy()))
+            self.register_buffer("shift", torch.from_numpy(calibration.shift.copy()))
         self.register_buffer("centre", torch.from_numpy(calibration.centre.copy()))
         self.register_buffer("projection", torch.from_numpy(calibration.projection.copy()))
         self.like_a_cell = _Distance(calibration.embedding)
@@ -55,7 +62,8 @@ class Serving(nn.Module):
         """Answers for uint8 [n, H, W, 3], n ≥ 1."""
         density = optical_density(image)  # (n, 3, H, W)
         logits, features = self.network(density)  # (n, C), (n, F)
-        probabilities = torch.softmax(logits / self.temperature, dim=1)  # (n, C)
+        calibrated = logits * self.scale + self.shift if self.by_class else logits / self.temperature
+        probabilities = torch.softmax(calibrated, dim=1)  # (n, C)
         embedding = (features - self.centre) @ self.projection  # (n, E)
         ood_score = torch.maximum(self.like_a_cell(embedding), self.like_a_picture(describe(density)))  # (n,)
         # In float64 the sum is exact, in whatever order it is taken: every partial sum is an integer below 2^53.
