@@ -13,13 +13,13 @@ from training.models.picture import NUMBERS
 SMALL = CnnGruConfig(classes=3, height=32, width=32, channels=(4, 8, 8), gru_hidden=8, features=12, dropout=0.1)
 
 
-def network(config: CnnGruConfig = SMALL, seed: int = 0) -> CnnGru:
+def network(config: CnnGruConfig = SMALL, seed: int = 0, scale: float = 3.0) -> CnnGru:
     """With random weights, large enough that different pictures get different answers."""
     torch.manual_seed(seed)
     found = CnnGru(config)
     with torch.no_grad():
         for weight in found.parameters():
-            weight.mul_(3)
+            weight.mul_(scale)
         for name, value in found.named_buffers():
             if name.endswith("running_mean"):
                 value.normal_(0, 0.3)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,16 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+import torch
 
+from service.contract.errors import ConfigError
 from service.contract.image import row_check
-from tests.support.networks import calibration, network, smears
+from tests.support.networks import SMALL, calibration, network, smears
+from training.calibration import softmax
 from training.export import WARMUP_CELLS, ExportConfig, assess, compare, warm_up
+from training.models import inference
+from training.models.cnn_gru import CnnGru
+from training.models.initial import start_from
 from training.models.serving import Serving, answers
 from training.onnx_file import strip, to_onnx
 from training.runtime import BATCH, OUTPUTS, Runtime
@@ -37,6 +43,22 @@ class Exported:
 def exported() -> Exported:
     """One export for all tests: it takes seconds."""
     graph = Serving(network(), calibration())
+    model = to_onnx(graph, 20)
+    return Exported(graph, model, assess(graph, model, smears(CELLS), ExportConfig()))
+
+
+VARIANTS = {
+    "lstm": replace(SMALL, rnn="lstm", directions=2, order="snake", pooling="attention"),
+    "views": replace(SMALL, directions=2, order="columns", stem="deconvolution", views=8),
+    "trunk": replace(SMALL, trunk="squeezenet1_0", trunk_layers=4, rnn="none", pooling="attention", views=2),
+}
+"""Every choice of the config that the default does not make, in as few exports as hold them."""
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> Exported:
+    config = VARIANTS[request.param]
+    graph = Serving(network(config, scale=1.5), calibration(config))
     model = to_onnx(graph, 20)
     return Exported(graph, model, assess(graph, model, smears(CELLS), ExportConfig()))
 
@@ -61,6 +83,44 @@ def test_onnxruntime_answers_as_torch_does_at_every_batch_size(exported: Exporte
         assert found.embedding == pytest.approx(wanted.embedding, abs=1e-4)
         assert found.ood_score == pytest.approx(wanted.ood_score, rel=1e-4)
         assert np.array_equal(found.row_check, row_check(images))
+
+
+def test_every_variant_answers_in_onnxruntime_as_in_torch(variant: Exported) -> None:
+    assert variant.report["passed"] is True and variant.report["row_check_exact"] is True
+    wanted = answers(variant.graph, smears(CELLS))
+    assert wanted.probabilities.std(axis=0).max() > 1e-3  # pictures are told apart
+    # Evaluation and calibration see what is exported: the views are inside the network.
+    seen = inference.outputs(variant.graph.network, smears(CELLS))
+    assert wanted.probabilities == pytest.approx(softmax(seen.logits.astype(np.float64) / 1.5), abs=1e-6)
+    found = Runtime(variant.model).say(smears(5, seed=9), batch=3)
+    assert found.embedding == pytest.approx(answers(variant.graph, smears(5, seed=9)).embedding, abs=1e-4)
+
+
+def test_a_variants_convolutions_start_another_training(variant: Exported, tmp_path: Path) -> None:
+    check_start(variant, tmp_path)
+
+
+def test_the_default_convolutions_start_another_training(exported: Exported, tmp_path: Path) -> None:
+    check_start(exported, tmp_path)
+    with pytest.raises(ConfigError, match="convolutions are not those"):
+        start_from(CnnGru(replace(SMALL, channels=(4, 8))), tmp_path)
+    with pytest.raises(ConfigError, match=r"blocks\.2\.0\.weight is \[8, 8, 3, 3\]"):
+        start_from(CnnGru(replace(SMALL, channels=(4, 8, 9))), tmp_path)
+
+
+def check_start(exported: Exported, artifact: Path) -> None:
+    """From an artifact's folder the convolutions come back bit for bit, and the rest stays random."""
+    (artifact / "serve").mkdir()
+    (artifact / "serve" / "model.onnx").write_bytes(exported.model)
+    old = exported.graph.network
+    new = CnnGru(old.config)
+    random = {name: value.clone() for name, value in new.state_dict().items()}
+    taken = start_from(new, artifact)
+    assert taken
+    for name, value in new.state_dict().items():
+        kind = name.split(".")[0]
+        expected = old.state_dict() if kind in ("blocks", "trunk", "stem") and "num_batches" not in name else random
+        assert torch.equal(value, expected[name]), name
 
 
 def test_the_graph_is_what_the_contract_loads(exported: Exported) -> None:

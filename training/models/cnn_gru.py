@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from service.contract.errors import ConfigError
 from training.models.sequence import AttentionPooling, reading_order
 from training.models.stain import Deconvolution, standardise
-from training.models.trunk import build_trunk
+from training.models.trunk import Trunk, build_trunk
 from training.models.views import mean_of_views, stack_views
 
 CHOICES: dict[str, tuple[object, ...]] = {
@@ -99,6 +99,9 @@ class CnnGru(nn.Module):
     """
 
     path: Tensor | None
+    gru: nn.GRU
+    stem: Deconvolution
+    trunk: Trunk
 
     def __init__(self, config: CnnGruConfig) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.contract.errors import ConfigError
 from training.arrays import read_npz
@@ -11,8 +11,7 @@ from training.models.cnn_gru import CnnGru
 from training.models.trunk import read_torchvision
 
 ARTIFACT_GRAPH = Path("serve/model.onnx")
-_PREFIX = "network."  # of the network inside the serving graph
-_CONVOLUTIONS = ("blocks.", "trunk.", "stem.", "project.")
+_CONVOLUTIONS = ("blocks.", "trunk.", "stem.")
 _COUNTER = "num_batches_tracked"
 
 
@@ -28,7 +27,7 @@ def start_from(network: CnnGru, path: Path) -> tuple[str, ...]:
     Raises ConfigError when there is no such file, or its convolutions are another network's.
     """
     if path.is_dir() or path.suffix == ".onnx":
-        return _take(network, _of_artifact(path), path)
+        return _take(network, _of_artifact(path, network), path)
     if path.suffix == ".npz":
         return _take(network, {name: torch.from_numpy(value) for name, value in read_npz(path).items()}, path)
     if path.suffix not in (".pth", ".pt"):
@@ -58,8 +57,12 @@ def _take(network: CnnGru, found: dict[str, Tensor], source: Path) -> tuple[str,
     return tuple(taken)
 
 
-def _of_artifact(path: Path) -> dict[str, Tensor]:
-    """Initializers that are the convolutions' weights, by the network's own names for them."""
+def _of_artifact(path: Path, network: CnnGru) -> dict[str, Tensor]:
+    """The convolutions' weights in an exported graph, under the network's names.
+
+    By position, not by the initializers' names: equal tensors are merged in the file under the name of the first, and a
+    trunk's convolutions run in the order in which they are declared.
+    """
     import onnx
     import onnx.numpy_helper
     from google.protobuf.message import DecodeError
@@ -71,8 +74,34 @@ def _of_artifact(path: Path) -> dict[str, Tensor]:
         raise ConfigError(f"{file} is missing: give the folder of an artifact, or a .npz of weights") from None
     except (OSError, DecodeError):
         raise ConfigError(f"{file} is not an ONNX file: give the folder of an artifact, or a .npz of weights") from None
-    return {
-        part.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(part).copy())
-        for part in graph.initializer
-        if part.name.startswith(tuple(_PREFIX + kind for kind in _CONVOLUTIONS))
-    }
+    tensors = {part.name: onnx.numpy_helper.to_array(part) for part in graph.initializer}
+    found: dict[str, Tensor] = {}
+    for kind, modules in _convolutions(network).items():
+        nodes = [node for node in graph.node if node.op_type == kind]
+        # The projection behind a trunk of torchvision has its normalisation folded in: it is one more convolution.
+        extra = len(nodes) - len(modules)
+        if extra != (kind == "Conv" and network.config.trunk != "cnn") or any(
+            name not in tensors for node in nodes[: len(modules)] for name in node.input[1:]
+        ):
+            raise ConfigError(
+                f"{file}: its convolutions are not those of params.yaml's model, or are folded or in 8 bits: "
+                "start from the .npz of its train stage"
+            )
+        for node, (prefix, names) in zip(nodes, modules, strict=False):
+            for name, source in zip(names, node.input[1:], strict=False):
+                found[f"{prefix}.{name}"] = torch.from_numpy(tensors[source].copy())
+    return found
+
+
+def _convolutions(network: CnnGru) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    """Of each ONNX operator, the modules in the order in which they run, with their tensors in the operator's order."""
+    found: dict[str, list[tuple[str, tuple[str, ...]]]] = {"Conv": [], "BatchNormalization": []}
+    if network.config.stem == "deconvolution":
+        found["Conv"].append(("stem", ("weight",)))
+    for name, module in network.named_modules():
+        if name.startswith(("blocks.", "trunk.")):
+            if isinstance(module, nn.Conv2d):
+                found["Conv"].append((name, ("weight", "bias")[: 1 + (module.bias is not None)]))
+            elif isinstance(module, nn.BatchNorm2d):
+                found["BatchNormalization"].append((name, ("weight", "bias", "running_mean", "running_var")))
+    return found
