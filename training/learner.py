@@ -39,12 +39,17 @@ class Examples:
 
 
 class Batch(NamedTuple):
-    """A process's share of a batch; `whole` has the labels of all of it, None where there is one process."""
+    """A process's share of a batch."""
 
     pictures: Tensor
-    """Augmented densities [n, 3, H, W] on the CPU; on CUDA uint8 [n, H, W, 3], for the device to augment."""
+    """uint8 [n, H, W, 3]; augmented, densities [n, 3, H, W]."""
     label: Tensor
-    whole: Tensor | None
+    whole: Tensor | None = None
+    """The labels of the batch that this is a share of; None where there is one process."""
+    partner: Tensor | None = None
+    """The picture that each is mixed with; None where they are not."""
+    share: float = 1.0
+    """Of each picture itself in the mixture."""
 
 
 class Learner:
@@ -114,19 +119,26 @@ class Learner:
     def _prepare(self, chosen: Tensor) -> Batch:
         mine = self.group.share(chosen)
         pictures = torch.from_numpy(self.training.images[mine.numpy()])
-        whole = self.label[chosen] if self.group.size > 1 else None
+        batch = Batch(pictures, self.label[mine], self.label[chosen] if self.group.size > 1 else None)
         if self.device.type == "cpu":
-            return Batch(augment(pictures, self.augmentation, self.draws), self.label[mine], whole)
-        return Batch(pictures.pin_memory(), self.label[mine], whole)
+            return self._augmented(batch)
+        # The device augments: it would wait for the processor otherwise.
+        pinned = (None if part is None else part.pin_memory() for part in batch[:3])
+        return Batch(*pinned)  # type: ignore[arg-type]
+
+    def _augmented(self, batch: Batch) -> Batch:
+        """All that draws from `draws`: in one thread, or the draws would be whoever's comes first."""
+        density = augment(batch.pictures, self.augmentation, self.draws)
+        if not self.augmentation.mixup:
+            return batch._replace(pictures=density)
+        mixed = mix(density, self.augmentation.mixup, self.draws)
+        return batch._replace(pictures=mixed.density, partner=mixed.partner, share=mixed.share)
 
     def _step(self, batch: Batch) -> Tensor:
-        density, label, whole = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
-        assert density is not None and label is not None  # noqa: S101 - `whole` alone may be None
         if self.device.type != "cpu":
-            density = augment(density, self.augmentation, self.draws)
-        partner, share = None, 1.0
-        if self.augmentation.mixup:
-            density, partner, share = mix(density, self.augmentation.mixup, self.draws)
+            there = (None if part is None else part.to(self.device, non_blocking=True) for part in batch[:3])
+            batch = self._augmented(Batch(*there))  # type: ignore[arg-type]
+        density, label, whole, partner, share = batch
         with self.precision:
             logits = self.module(density.contiguous(memory_format=torch.channels_last))[0]
         loss = self.loss(logits.float(), label, whole)
