@@ -25,6 +25,12 @@ COPIES = {
         "Pre": "Pre Malignant",
         "Pro": "Pro Malignant",
     },
+    "malignant around": {
+        "Benign": "Pre-processed/Benign",
+        "Early": "Pre-processed/Malignant/Early",
+        "Pre": "Pre-processed/Malignant/Pre",
+        "Pro": "Pre-processed/Malignant/Pro",
+    },
     "two levels deeper": {
         "Benign": "archive/Blood cell Cancer [ALL]/Benign",
         "Early": "archive/Blood cell Cancer [ALL]/[Malignant] early Pre-B",
@@ -92,13 +98,13 @@ def _gone(root: Path) -> str:
 
 def _a_class_is_missing(root: Path) -> str:
     (root / "Pro").rename(root.parent / "Pro")
-    return "has no folder for Pro, .* found: Benign, Early, Pre.*kaggle"
+    return "has no folder with pictures of Pro, .* found: Benign, Early, Pre.*kaggle"
 
 
 def _another_set(root: Path) -> str:
     for folder in root.iterdir():
         folder.rename(root / f"fold {len(folder.name)}{folder.name[-1]}")
-    return "has no folder for Benign, Early, Pre, Pro, .* found: none.*kaggle"
+    return "has no folder with pictures of Benign, Early, Pre, Pro, .* found: none.*kaggle"
 
 
 def _a_folder_of_no_class(root: Path) -> str:
@@ -110,7 +116,7 @@ def _a_folder_of_no_class(root: Path) -> str:
 def _an_empty_class(root: Path) -> str:
     for path in (root / "Pre").iterdir():
         path.unlink()
-    return "/Pre has no pictures"
+    return "has no folder with pictures of Pre, .*found: Benign, Early, Pro"
 
 
 def _a_picture_in_the_wrong_folder(root: Path) -> str:

@@ -56,7 +56,7 @@ def open_dataset(options: Mapping[str, object]) -> ListedSet:
     if missing := [label for label in LABELS if label not in folders]:
         there = some(sorted(name for names in folders.values() for name in names)) or "none"
         raise DatasetError(
-            f"{_KIND}: {root} has no folder for {', '.join(missing)}, expected one a class "
+            f"{_KIND}: {root} has no folder with pictures of {', '.join(missing)}, expected one a class "
             f"({', '.join(LABELS)}; found: {there}): {_OBTAIN}"
         )
     pictures: list[Listed] = []
@@ -82,37 +82,34 @@ def class_of(folder: str) -> str | None:
 
 
 def _folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Class → folders below the root (its own, or one of each class), at the shallowest depth that has any."""
-    level, notes = [""], list[str]()
+    """Class → folders with pictures below the root, and notes. Raises DatasetError for one that says no class."""
+    found: dict[str, list[str]] = defaultdict(list)
+    level, strange, notes = [""], list[str](), list[str]()
     for _ in range(_DEPTH):
         below = [f"{folder}/{name}".lstrip("/") for folder in level for name in entries(_KIND, root / folder)[0]]
-        kept = [path for path in below if not path.lower().rsplit("/", 1)[-1].startswith("segmented")]
-        if len(kept) < len(below) and kept:
+        originals = [path for path in below if not path.lower().rsplit("/", 1)[-1].startswith("segmented")]
+        if originals and len(originals) < len(below):
             notes.append("the folder Segmented is not used: it shows the same fields as the original pictures")
-            below = kept
-        found: dict[str, list[str]] = defaultdict(list)
-        strange = []
+            below = originals
+        level = []
         for path in below:
             label = class_of(path.rsplit("/", 1)[-1])
-            if label:
+            if not pictures_of(entries(_KIND, root / path)[1]):
+                level.append(path)  # such as archive/, or Malignant/ around three classes
+            elif label:
                 found[label].append(path)
-            elif pictures_of(entries(_KIND, root / path)[1]):
+            else:
                 strange.append(path)
-        if found and strange:
-            raise DatasetError(
-                f"{_KIND}: folder {some(strange)} in {root} has pictures, but its name says none of "
-                f"{', '.join(LABELS)}: rename it, or move it elsewhere"
-            )
-        if found:
-            return found, notes
-        level = below
-    return {}, []
+    if found and strange:
+        raise DatasetError(
+            f"{_KIND}: folder {some(strange)} in {root} has pictures, but its name says none of {', '.join(LABELS)}: "
+            "rename it, or move it elsewhere"
+        )
+    return found, notes
 
 
 def _pictures(root: Path, folder: str, label: str) -> list[Listed]:
     names = pictures_of(entries(_KIND, root / folder)[1])
-    if not names:
-        raise DatasetError(f"{_KIND}: {root / folder} has no pictures: {_OBTAIN}")
     # WBC-Malignant-Early-001.jpg says its class; other copies have names that do not.
     wrong = [name for name in names if name.upper().startswith("WBC-") and class_of(name) not in (label, None)]
     if wrong:
