@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from monitoring.judge_settings import PolicySettings
-from monitoring.policy import PAGED_BLOCKS, PolicyState, Reviewed, reconsider
+from monitoring.policy import PolicyState, Reviewed, blocked
 from monitoring.runs import policy_state
 from service.contract.ledger import Row
 
 
 def refusal(rows: Sequence[Row], settings: PolicySettings, now: float, reviewed: Reviewed) -> str | None:
     """Why no retraining may start now, and what to do about it; None when one may."""
-    due = PolicyState(pending=("covariate",), told=PAGED_BLOCKS)
-    state = policy_state(rows, due, saved=float("inf"))
-    block = reconsider(state, settings, now, reviewed).blocked_by
+    state = policy_state(rows, PolicyState(), saved=float("inf"))
     starts = sorted(run.started for run in state.runs)
-    match block:
+    match blocked(state, settings, now, reviewed):
         case None:
             return None
         case "frozen":

@@ -175,6 +175,20 @@ def close_breaker(state: PolicyState, now: float) -> PolicyState:
     return replace(state, breaker_closed_at=now)
 
 
+def blocked(state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Block | None:
+    """What keeps a due retraining back, the strongest reason first; None when one may start."""
+    starts = [run.started for run in state.runs]
+    blocks: dict[Block, bool] = {
+        "frozen": state.frozen,
+        "running": bool(state.runs) and state.runs[-1].outcome == "running",
+        "breaker": breaker_open(state, settings),
+        "budget": sum(start > now - settings.budget_period_s for start in starts) >= settings.budget_runs,
+        "cooldown": any(start > now - settings.cooldown_s for start in starts),
+        "reviews": not _enough(reviewed, settings),
+    }
+    return next((name for name, holds in blocks.items() if holds), None)
+
+
 def _statuses(cause: Cause, windows: Sequence[PastWindow], settings: PolicySettings) -> list[Status]:
     every = [status(window, cause, settings) for window in windows]
     return [one for one in every if one != "silent"]
@@ -195,24 +209,10 @@ def _enough(reviewed: Reviewed, settings: PolicySettings) -> bool:
     return reviewed.cells >= settings.min_reviewed_cells and reviewed.patients >= settings.min_reviewed_patients
 
 
-def _block(state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Block | None:
-    """What keeps a due retraining back, the strongest reason first."""
-    starts = [run.started for run in state.runs]
-    blocks: dict[Block, bool] = {
-        "frozen": state.frozen,
-        "running": bool(state.runs) and state.runs[-1].outcome == "running",
-        "breaker": breaker_open(state, settings),
-        "budget": sum(start > now - settings.budget_period_s for start in starts) >= settings.budget_runs,
-        "cooldown": any(start > now - settings.cooldown_s for start in starts),
-        "reviews": not _enough(reviewed, settings),
-    }
-    return next((name for name, holds in blocks.items() if holds), None)
-
-
 def _act(
     state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed, out: tuple[Cause, ...]
 ) -> Decision:
-    block = _block(state, settings, now, reviewed) if state.pending else None
+    block = blocked(state, settings, now, reviewed) if state.pending else None
     told = tuple(word for word in state.told if word not in PAGED_BLOCKS or word == block)
     state = replace(state, told=told)
     if state.pending and block is None:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from service.contract.artifact import MODEL, Artifact, FolderModelStore, read_artifact
@@ -59,7 +60,7 @@ def promote(candidate: Candidate, plan: ChangePlan, ledger: Ledger, keep: Callab
     keep(candidate.artifact)
     if not _approved(version, plan, ledger):
         return (
-            f"model {version} passed the gate and waits for a person's approval. To give it:\n"
+            f"model {version} passed the gate and waits for a person's approval{_by(plan)}. To give it:\n"
             f"  python -m service.contract.ledger approve {version} --by ROLE\n  dvc repro promote"
         )
     ledger.promote(version, candidate.champion)
@@ -139,14 +140,24 @@ def _check_champion(candidate: Candidate, ledger: Ledger) -> None:
 def _approved(version: str, plan: ChangePlan, ledger: Ledger) -> bool:
     """Whether the approval that the change plan asks for is there; an automatic one is given here.
 
-    A rollback was a person's decision: only a person takes it back, whatever the plan says.
+    A rollback was a person's decision: only a person takes it back, whatever the plan says. Where the plan asks for a
+    person, an automatic approval of earlier days is none.
     """
-    if ledger.is_approved(version):
+    rows = [row for row in ledger.rows() if row.version == version and row.kind in ("approved", "rolled_back")]
+    since_rollback = takewhile(lambda row: row.kind == "approved", reversed(rows))
+    given = {str(row.body["by"]) for row in since_rollback}
+    if any(role != AUTOMATIC and (not plan.approvers or role in plan.approvers) for role in given):
         return True
     if plan.approval == "person" or ledger.needs_approval(version):
         return False
+    if AUTOMATIC in given:
+        return True
     ledger.approve(version, by=AUTOMATIC)
     return True
+
+
+def _by(plan: ChangePlan) -> str:
+    return f", as {' or '.join(plan.approvers)}" if plan.approvers else ""
 
 
 def main(argv: list[str] | None = None) -> int:

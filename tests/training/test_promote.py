@@ -97,6 +97,31 @@ def test_a_person_is_asked_and_told_how_and_their_approval_promotes(site: Site) 
     assert site.ledger.production() == version
 
 
+def test_an_approval_by_a_role_that_the_plan_does_not_name_is_none(site: Site) -> None:
+    strict = PERSON.model_copy(update={"approvers": ("head of haematology", "quality officer")})
+    candidate = site.candidate()
+    version = candidate.artifact.version
+    words = promote(candidate, strict, site.ledger, site.keep)
+    assert "head of haematology or quality officer" in words
+    site.ledger.approve(version, by="ML engineer")
+    assert "waits" in promote(candidate, strict, site.ledger, site.keep)
+    assert site.ledger.production() is None
+    site.ledger.approve(version, by="quality officer")
+    promote(candidate, strict, site.ledger, site.keep)
+    assert site.ledger.production() == version
+
+
+def test_an_automatic_approval_of_earlier_days_is_none_where_the_plan_asks_for_a_person(site: Site) -> None:
+    first, second = site.candidate(1), site.candidate(2)
+    for each in (first, second):
+        each = Candidate(each.artifact, {**each.gate, "champion": site.ledger.production()}, site.ledger.production())
+        promote(each, AUTO, site.ledger, site.keep)
+    again = site.candidate(1, champion=second.artifact.version)
+    assert site.ledger.is_approved(first.artifact.version)
+    assert "waits for a person's approval" in promote(again, PERSON, site.ledger, site.keep)
+    assert site.ledger.production() == second.artifact.version
+
+
 def test_a_refusal_lists_every_reason_is_recorded_once_and_imports_nothing(site: Site) -> None:
     candidate = site.candidate(reasons=("sensitivity: 0.5, required 0.9", "size: too big"))
     for _ in range(2):
