@@ -7,6 +7,7 @@ import torch
 
 from tests.support.networks import SMALL, network, smears
 from training.models.cnn_gru import CnnGru, CnnGruConfig
+from training.models.cost import multiply_adds
 from training.models.sequence import AttentionPooling, reading_order
 from training.models.stain import EOSIN, METHYLENE_BLUE, Deconvolution, optical_density
 from training.models.views import stack_views
@@ -137,3 +138,13 @@ def test_the_stem_unmixes_known_stains_and_learns() -> None:
     unmixing = network(replace(SMALL, stem="deconvolution"))
     unmixing(torch.rand(2, 3, 32, 32))[0].sum().backward()
     assert unmixing.stem.weight.grad is not None and unmixing.stem.weight.grad.abs().sum() > 0
+
+
+def test_multiply_adds_are_counted_by_hand() -> None:
+    """A recurrent network has gates × hidden × (inputs + hidden) products a place; the fused LSTM hides none."""
+    picture = torch.zeros(1, 3, 32, 32)
+    counted = {rnn: multiply_adds(CnnGru(replace(SMALL, rnn=rnn)), picture) for rnn in ("none", "gru", "lstm")}
+    blocks = sum(9 * side**2 * before * after for side, before, after in ((16, 12, 4), (8, 4, 8), (4, 8, 8)))
+    assert counted["none"] == blocks + 8 * 12 + 12 * 3
+    assert counted["gru"] - counted["none"] == 4 * 3 * 8 * (8 + 8)
+    assert counted["lstm"] - counted["none"] == 4 * 4 * 8 * (8 + 8)

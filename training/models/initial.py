@@ -1,7 +1,9 @@
 """Weights to start training from: an earlier network's, an artifact's trunk, or torchvision's for a trunk of theirs."""
 
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -88,8 +90,10 @@ def _of_artifact(path: Path, network: CnnGru) -> dict[str, Tensor]:
                 "start from the .npz of its train stage"
             )
         for node, (prefix, names) in zip(nodes, modules, strict=False):
-            for name, source in zip(names, node.input[1:], strict=False):
-                found[f"{prefix}.{name}"] = torch.from_numpy(tensors[source].copy())
+            for name, source in zip_longest(names, node.input[1:]):
+                # The exporter leaves out a bias that is all zeros.
+                value = tensors[source].copy() if source else np.zeros(len(tensors[node.input[1]]), np.float32)
+                found[f"{prefix}.{name}"] = torch.from_numpy(value)
     return found
 
 
