@@ -11,7 +11,7 @@ from tests.support.images import encoded
 from tests.support.layouts import all_idb2, all_idb2_masks, square_mask, tecom_wbc
 from tests.support.realdata import data_folder
 from training.datasets import DatasetError, open_dataset
-from training.datasets.masks import CYTOPLASM, NUCLEUS, REST, in_field, mask_of
+from training.datasets.masks import CYTOPLASM, NUCLEUS, REST, in_field, levels, mask_of
 
 
 def test_white_is_nucleus_grey_cytoplasm_black_the_rest(tmp_path: Path) -> None:
@@ -67,6 +67,27 @@ def test_all_idb2_s_masks_are_found_by_the_pictures_names(tmp_path: Path) -> Non
         open_dataset({**config, "masks": str(tmp_path / "nowhere")})
 
 
+@pytest.mark.parametrize("greys", [(0, 127, 254), (0, 1, 2), (10, 80, 200)])
+def test_other_greys_are_told_by_their_order(greys: tuple[int, int, int]) -> None:
+    drawn = square_mask(32)
+    painted = np.select([drawn == 255, drawn == 128], [greys[2], greys[1]], greys[0]).astype(np.uint8)
+    mask = levels(np.stack([painted] * 3, axis=2), Path("x.tif"))
+    assert ((mask == NUCLEUS) == (drawn == 255)).all()
+    assert ((mask == CYTOPLASM) == (drawn == 128)).all()
+    bare = levels(np.stack([np.where(drawn == 255, 1, 0).astype(np.uint8)] * 3, axis=2) * np.uint8(99), Path("x.tif"))
+    assert set(np.unique(bare)) == {REST, NUCLEUS}
+
+
+def test_a_mask_in_colour_or_of_many_greys_is_refused() -> None:
+    drawn = np.stack([square_mask(32)] * 3, axis=2)
+    red, shaded = drawn.copy(), drawn.copy()
+    red[..., 1:] = 0
+    shaded[4:12, 4:12] = np.arange(50, 58)[:, None]
+    for pixels in (red, shaded):
+        with pytest.raises(DatasetError, match=r"x.tif is no mask of white nucleus, grey cytoplasm and black rest"):
+            levels(pixels, Path("x.tif"))
+
+
 def test_none_where_there_is_none(tmp_path: Path) -> None:
     root = tecom_wbc(tmp_path)
     config = {"kind": "tecom_wbc", "root": str(root)}
@@ -80,7 +101,7 @@ def test_none_where_there_is_none(tmp_path: Path) -> None:
 def test_a_mask_that_is_none_is_named(tmp_path: Path) -> None:
     root = tecom_wbc(tmp_path)
     config = {"kind": "tecom_wbc", "root": str(root)}
-    Image.fromarray(np.full((44, 48), 70, dtype=np.uint8)).save(root / "001.png")
+    Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (44, 1))).save(root / "001.png")
     Image.fromarray(square_mask(48)).save(root / "002.png")
     (root / "004.png").write_bytes(b"nothing")
     for name, words in {

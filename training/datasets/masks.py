@@ -44,14 +44,23 @@ def mask_of(
 
 
 def levels(pixels: Pixels, path: Path) -> Mask:
-    """Black, grey and white of uint8 [h, w, 3] as REST, CYTOPLASM, NUCLEUS [h, w]. Raises DatasetError for others."""
-    grey = pixels.astype(np.int16)
+    """uint8 [h, w, 3] → uint8 [h, w] of REST (black), CYTOPLASM (grey), NUCLEUS (white).
+
+    Of a mask with other greys, three at most, the darkest is the rest and the lightest the nucleus. Raises DatasetError
+    for any other picture.
+    """
+    grey = pixels[..., 0].astype(np.int16)
+    distance = np.stack([np.abs(grey - level) for level in _GREYS.values()])
     # A mask in colour would otherwise be read by one of its channels.
-    distance = np.stack([np.abs(grey - level).max(axis=2) for level in _GREYS.values()])
-    if (distance.min(axis=0) > _TOLERANCE).any():
+    coloured = (np.ptp(pixels.astype(np.int16), axis=2) > _TOLERANCE).any()
+    if not coloured and grey.max() > _TOLERANCE and (distance.min(axis=0) <= _TOLERANCE).all():
+        nearest: Mask = distance.argmin(axis=0).astype(np.uint8)
+        return nearest
+    found, index = np.unique(grey, return_inverse=True)
+    if coloured or not 2 <= len(found) <= len(_GREYS):
         raise DatasetError(f"{path} is no mask of white nucleus, grey cytoplasm and black rest: get the file again")
-    nearest: Mask = distance.argmin(axis=0).astype(np.uint8)
-    return nearest
+    regions = np.array([REST, CYTOPLASM, NUCLEUS] if len(found) == len(_GREYS) else [REST, NUCLEUS], dtype=np.uint8)
+    return regions[index.reshape(grey.shape)]
 
 
 def in_field(mask: Mask, field: Field, pixel_size_um: float) -> Mask:
