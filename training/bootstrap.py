@@ -5,7 +5,7 @@ model.
 import numpy as np
 import numpy.typing as npt
 
-from training.figures import Floats, Integers
+from training.figures import Flags, Floats, Integers, equal_parts, folded_normal_mean
 from training.units import main_class
 
 LEVEL = 0.95
@@ -40,6 +40,32 @@ def confusions(weight: npt.NDArray[np.float32], label: Integers, called: Integer
     # Counts are small integers: float32 sums of them are exact.
     counts: Floats = (weight @ one_hot).astype(np.float64)
     return counts.reshape(-1, classes, classes)
+
+
+def calibration_error_interval(
+    weight: npt.NDArray[np.float32], confidence: npt.ArrayLike, correct: Flags
+) -> tuple[float, float]:
+    """Interval of figures.debiased_calibration_error, not below 0, from weights [draws, n] of n ≥ 1 cells.
+
+    A resampling is noisy twice: the cells were drawn once, and now again. An error cannot be less than 0, so the noise
+    of the draws lifts them above the figure; their spread is kept and laid around it (Efron and Tibshirani, An
+    Introduction to the Bootstrap (1993), chapter 10). The bins are those of the cells as they are.
+    """
+    values = np.asarray(confidence, dtype=np.float64)
+    parts = equal_parts(values)
+    member = np.zeros((len(values), len(parts)))
+    for k, part in enumerate(parts):
+        member[part, k] = 1
+    drawn = np.concatenate([np.ones((1, len(values))), weight.astype(np.float64)])  # the first: as they are
+    cells = drawn @ member  # (1 + draws, bins)
+    some = np.maximum(cells, 1)
+    said, right = (drawn @ (member * column[:, None]) / some for column in (values, correct.astype(np.float64)))
+    gap = np.abs(said - right)
+    redrawn = folded_normal_mean(gap, np.sqrt(right * (1 - right) / some))
+    errors = ((2 * gap - redrawn) * cells).sum(axis=1) / np.maximum(cells.sum(axis=1), 1)
+    around = errors[1:] - errors[1:].mean() + errors[0]
+    low, high = np.quantile(around, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return max(0.0, float(low)), max(0.0, float(high))
 
 
 def interval(values: npt.ArrayLike, level: float = LEVEL) -> tuple[float, float] | None:

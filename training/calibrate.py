@@ -188,7 +188,8 @@ def main(argv: list[str] | None = None) -> int:
     calibration.save(**notes)
     print(
         f"{notes['method']} scaling, temperature {calibration.temperature:.3f}; abstain below "
-        f"{calibration.abstain:.3f} (answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
+        f"{calibration.abstain:.3f} (answers {notes['validation_coverage']:.1%}, "
+        f"{notes['validation_risk']:.1%} of them wrong), "
         f"known cells end at {calibration.embedding.edge:.2f} (embedding) and {calibration.picture.edge:.2f} (picture)"
     )
     return 0

@@ -40,6 +40,9 @@ class EvaluateConfig:
     seed: int = 0
     trees: int = 300
     """Of each forest."""
+    folds: int = 5
+    """Of the cross-validation, as `repeats`: training.cross_validate."""
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn. Raises ValueError."""
@@ -110,7 +113,7 @@ def report(judged: Judged, config: EvaluateConfig) -> dict[str, Any]:
         "not_applicable": dict.fromkeys(MALIGNANT_FIGURES, reason) if reason else {},
         "methods": {
             "ece": f"{len(bins.cells)} bins of equal number over the largest probability (arXiv 1706.04599)",
-            "ece_debiased": "less its bias on few cells (arXiv 1909.10155)",
+            "ece_debiased": "less its bias on few cells (arXiv 1909.10155); the draws' spread is laid around it",
             "intervals": f"95 %, {config.bootstrap} resamplings of patients within their class, seed {config.seed}",
             "shortcut": "forest on mean and standard deviation of R, G and B, trained on train and validation cells",
             "size_shortcut": "forest on the areas of the cell and its nucleus, trained likewise",
@@ -173,7 +176,10 @@ def _intervals(judged: Judged, weight: npt.NDArray[np.float32]) -> dict[str, lis
     classes = len(judged.labels)
     drawn = bootstrap.confusions(weight, judged.label, judged.called, classes)
     balanced = figures.balanced_accuracy(drawn)
-    draws: dict[str, npt.ArrayLike] = {"accuracy": figures.accuracy(drawn), "balanced_accuracy": balanced}
+    draws: dict[str, npt.ArrayLike] = {
+        "accuracy": figures.accuracy(drawn),
+        "balanced_accuracy": balanced,
+    }
     positive = judged.is_malignant[judged.label]
     if positive.any() and not positive.all():
         two, score = figures.two_class(drawn, judged.is_malignant), judged.malignant_probability
@@ -189,6 +195,8 @@ def _intervals(judged: Judged, weight: npt.NDArray[np.float32]) -> dict[str, lis
         theirs = figures.balanced_accuracy(bootstrap.confusions(weight, judged.label, other, classes))
         draws |= {f"{name}_balanced_accuracy": theirs, f"network_minus_{name}": balanced - theirs}
     found = {name: bootstrap.interval(values) for name, values in draws.items()}
+    confidence, correct = judged.probabilities.max(axis=1), judged.called == judged.label
+    found["ece_debiased"] = bootstrap.calibration_error_interval(weight, confidence, correct)
     return {name: None if bounds is None else [round(bound, 6) for bound in bounds] for name, bounds in found.items()}
 
 

@@ -7,11 +7,11 @@ function serves a test set and a thousand resamplings of it. A figure without ce
 Table 3 of the review gives sensitivity as TP/(TN+FP); that is a slip, it is TP/(TP+FN) here.
 """
 
-from math import erf, exp, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import erf
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -130,13 +130,20 @@ class Bins(NamedTuple):
     cells: Integers
 
 
+def equal_parts(values: npt.ArrayLike, bins: int = BINS) -> list[Integers]:
+    """Cells in order of their value, cut into parts of equal number: indices; fewer parts where a part would have
+    fewer than two cells. Raises ValueError without cells.
+    """
+    order = np.argsort(np.asarray(values, dtype=np.float64), kind="stable").astype(np.int64)
+    if len(order) == 0:
+        raise ValueError("calibration needs at least one cell")
+    return np.array_split(order, max(1, min(bins, len(order) // 2)))
+
+
 def calibration_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = BINS) -> Bins:
     """Equal-mass bins; fewer of them where there are fewer than two cells a bin. Raises ValueError without cells."""
     values = np.asarray(confidence, dtype=np.float64)
-    if len(values) == 0:
-        raise ValueError("calibration needs at least one cell")
-    order = np.argsort(values, kind="stable")
-    parts = np.array_split(order, max(1, min(bins, len(values) // 2)))
+    parts = equal_parts(values, bins)
     hits = np.asarray(correct, dtype=np.float64)
     return Bins(
         np.array([values[part].mean() for part in parts]),
@@ -161,7 +168,7 @@ def debiased_calibration_error(bins: Bins) -> float:
     """
     gap = np.abs(bins.confidence - bins.correct)
     spread = np.sqrt(bins.correct * (1 - bins.correct) / bins.cells)
-    redrawn = _folded_normal_mean(gap, spread)
+    redrawn = folded_normal_mean(gap, spread)
     plain = expected_calibration_error(bins)
     return max(0.0, 2 * plain - float(np.average(redrawn, weights=bins.cells)))
 
@@ -191,10 +198,9 @@ def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
     return result
 
 
-def _folded_normal_mean(mean: Floats, spread: Floats) -> Floats:
-    def one(m: float, s: float) -> float:
-        if s == 0:
-            return m
-        return s * sqrt(2 / pi) * exp(-(m**2) / (2 * s**2)) + m * erf(m / (s * sqrt(2)))
-
-    return np.array([one(float(m), float(s)) for m, s in zip(mean, spread, strict=True)])
+def folded_normal_mean(mean: Floats, spread: Floats) -> Floats:
+    """Of |X| where X is normal with `mean` ≥ 0 and standard deviation `spread`, elementwise (Leone et al. 1961)."""
+    wide = np.where(spread > 0, spread, 1.0)
+    found = wide * np.sqrt(2 / np.pi) * np.exp(-(mean**2) / (2 * wide**2)) + mean * erf(mean / (wide * np.sqrt(2)))
+    result: Floats = np.where(spread > 0, found, mean)
+    return result

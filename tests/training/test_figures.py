@@ -93,9 +93,30 @@ def test_debiasing_takes_away_what_few_cells_add_to_a_calibrated_network() -> No
     assert figures.debiased_calibration_error(wrong) == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.parametrize("too_sure", [0.0, 0.1])
+def test_the_interval_of_the_calibration_error_holds_the_error(too_sure: float) -> None:
+    missed = []
+    for seed in range(40):
+        confidence, correct = calibrated(600, seed)
+        patients = np.array([f"p{k // 10}" for k in range(600)])
+        weight = bootstrap.patient_weights(patients, np.zeros(600, dtype=np.int64), 1, draws=200, seed=seed)
+        low, high = bootstrap.calibration_error_interval(weight, confidence + too_sure, correct == 1)
+        figure = figures.debiased_calibration_error(figures.calibration_bins(confidence + too_sure, correct))
+        assert low <= figure <= high and high - low < 0.12
+        missed.append(max(low - too_sure, too_sure - high, 0.0))
+    # Of a calibrated network the error is 0: the figure's own remaining bias may keep the lower end just off it.
+    assert np.mean(np.array(missed) <= 0.02) >= 0.9
+
+
+def test_a_resampling_without_a_bins_cells_still_has_an_error() -> None:
+    weight = np.array([[1, 1, 0, 0]], dtype=np.float32)
+    found = bootstrap.calibration_error_interval(weight, [0.6, 0.6, 0.9, 0.9], np.array([True, True, False, False]))
+    assert found == pytest.approx((0.65, 0.65))  # one draw has no spread: the figure itself
+
+
 def test_folded_normal_mean_is_what_drawing_would_give() -> None:
     draws = np.abs(np.random.default_rng(0).normal(0.03, 0.05, 400_000))
-    mean = figures._folded_normal_mean(np.array([0.03, 0.2]), np.array([0.05, 0.0]))
+    mean = figures.folded_normal_mean(np.array([0.03, 0.2]), np.array([0.05, 0.0]))
     assert mean[0] == pytest.approx(draws.mean(), abs=3e-4)
     assert mean[1] == 0.2
 
