@@ -167,6 +167,9 @@ def main(argv: list[str] | None = None) -> int:
     if parser.parse_args(argv).candidate:
         print(read_artifact(ARTIFACT).version)
         return 0
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        print(f"an experiment promotes nothing: `dvc exp apply {experiment}`, then `dvc repro`")
+        return 0
     champion = read_json(CHAMPION).get("version")
     candidate = Candidate(read_artifact(ARTIFACT), read_json(GATE), None if champion is None else str(champion))
     home = bentoml_home()

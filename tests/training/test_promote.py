@@ -300,3 +300,12 @@ def test_a_damaged_model_in_the_store_stops_promotion(workspace: Path) -> None:
     done = command(workspace, home)
     assert done.returncode == 2
     assert "model.onnx" in done.stderr
+
+
+def test_an_experiment_of_a_sweep_promotes_nothing_whatever_the_plan_says(workspace: Path) -> None:
+    plan_file = workspace / "change_plan.yaml"
+    plan_file.write_text(plan_file.read_text().replace("approval: person", "approval: automatic"))
+    done = command(workspace, workspace / "home", DVC_EXP_NAME="pursy-slew")
+    assert done.returncode == 0
+    assert "dvc exp apply pursy-slew" in done.stdout
+    assert not (workspace / "var/store.db").exists() and not (workspace / "home").exists()
