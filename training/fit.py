@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
+from math import nan
 
 import numpy as np
 import numpy.typing as npt
@@ -73,12 +74,13 @@ def fit(
 ) -> Fitted:
     """Train until the validation loss has not fallen for `patience` epochs, and keep the epoch where it was lowest.
 
-    `on_step` is called with the number of cells seen in a step. `start` may change the random weights first. With a
+    With a patience of 0 all epochs are run and the last weights kept; `validation` may then be empty, and its figures
+    are NaN. `on_step` is called with the number of cells seen in a step. `start` may change the random weights first. With a
     `checkpoint` every epoch's state is saved there, and training goes on from what it holds, to the same weights as if
     it had never stopped; whoever has stored the weights deletes it. Raises ConfigError without cells to train or
     validate on, when CUDA is asked for and there is none, and for batches smaller than the group.
     """
-    if not len(training) or not len(validation):
+    if not len(training) or (config.patience and not len(validation)):
         raise ConfigError("training needs cells in both the train and the validation split: see split in params.yaml")
     if min(config.batch, len(training)) < group.size:
         raise ConfigError(f"{group.size} processes cannot share a batch of {min(config.batch, len(training))} cells")
@@ -97,10 +99,12 @@ def fit(
             on_epoch(epoch)
         while len(history) < config.epochs and not _over(history, config.patience):
             loss = learner.epoch(on_step)
-            score, balanced = _score(learner.logits(validation.images), validation.label)
+            score, balanced = nan, nan
+            if len(validation):
+                score, balanced = _score(learner.logits(validation.images), validation.label)
             history.append(Epoch(len(history), learner.learning_rate, loss, score, balanced))
             on_epoch(history[-1])
-            if _best(history) is history[-1]:
+            if _kept(history, config.patience) is history[-1]:
                 weights = to_arrays(learner.average.state_dict())
             if checkpoint is not None:
                 state = learner.state()
@@ -108,15 +112,15 @@ def fit(
                 state["history"] = np.array([astuple(epoch) for epoch in history], dtype=np.float64)
                 if group.first:
                     checkpoint.save(state)
-        return Fitted(weights, _best(history), tuple(history), resumed, learner.feed.waited)
+        return Fitted(weights, _kept(history, config.patience), tuple(history), resumed, learner.feed.waited)
 
 
-def _best(history: list[Epoch]) -> Epoch:
-    return min(history, key=lambda epoch: epoch.validation_loss)
+def _kept(history: list[Epoch], patience: int) -> Epoch:
+    return min(history, key=lambda epoch: epoch.validation_loss) if patience else history[-1]
 
 
 def _over(history: list[Epoch], patience: int) -> bool:
-    return bool(history) and history[-1].number - _best(history).number >= patience
+    return bool(history and patience) and history[-1].number - _kept(history, patience).number >= patience
 
 
 def _score(logits: npt.NDArray[np.float32], label: Integers) -> tuple[float, float]:

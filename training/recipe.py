@@ -17,7 +17,8 @@ class TrainConfig:
     epochs: int = 22
     """At most."""
     patience: int = 6
-    """Epochs without a better validation loss after which training ends."""
+    """Epochs without a better validation loss after which training ends, and the best epoch's weights are kept. 0: all
+    epochs are run and the last weights kept, where validation cells are too few to choose by."""
     batch: int = 64
     learning_rate: float = 3e-3
     """The highest of the one-cycle schedule (Smith and Topin, arXiv 1708.07120)."""
@@ -46,9 +47,11 @@ class TrainConfig:
         """Refuse what cannot be trained with. Raises ValueError."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}: it is auto, cpu or cuda")
-        for name in ("threads", "epochs", "patience", "batch"):
+        for name in ("threads", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}: it is a number of epochs, or 0 to run them all")
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}: it is one of {', '.join(LOSSES)}")
         if self.amp not in ("auto", "on", "off"):
