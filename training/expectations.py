@@ -15,7 +15,7 @@ from service.contract.statistics import STATISTICS
 
 COLUMNS = (
     "path", "sha256", "pixels_sha256", "label", "patient", "site", "stain", "scanner", "pixel_size_um", "source",
-    "group", "unit", *STATISTICS,
+    "order", "width", "height", "file_bytes", "group", "near", "unit", *STATISTICS,
 )  # fmt: skip
 HASH = r"^[0-9a-f]{64}$"
 

@@ -84,14 +84,15 @@ def load_champion(version: str, root: Path) -> Predictor:
 
 
 def cells_of_splits(prepared: Path, labels: tuple[str, ...]) -> pd.DataFrame:
-    """Every cell: split, unit, patient, near-duplicates, and the hash of its stored picture, read from the file itself.
+    """Every cell: split, unit, member, patient, near-duplicates, and the stored picture's hash, from the file itself.
 
     Raises:
         ConfigError: the split is of another manifest.
     """
     manifest, split = (read_parquet(prepared / f"{name}.parquet") for name in ("manifest", "split"))
-    known = [name for name in ("near",) if name in manifest]
-    table = cells(manifest, split, labels).table[["path", "split", "unit", "patient", *known]]
+    table = cells(manifest, split, labels).table
+    known = [name for name in ("near", "member") if name in table]
+    table = table[["path", "split", "unit", "patient", *known]]
     hashes = {path: sha256_file(prepared / path) for path in table["path"].unique()}
     return table.assign(picture=table["path"].map(hashes))
 

@@ -56,15 +56,17 @@ def _in_two_splits(evidence: Evidence, column: str) -> list[str]:
 def frozen_test_kept(evidence: Evidence) -> Iterator[Outcome]:
     """No frozen test patient is trained on, and none that was stored has left the data.
 
-    A patient counts by their own name too: the unit that they belong to may have been given another.
+    A patient counts by their own name too, and a picture of nobody: the unit that they belong to may have been given
+    another.
     """
     cells = evidence.cells
     trained_on = cells[~cells["split"].isin([TEST, DROPPED])]
-    names = set(trained_on["unit"]) | set(trained_on["patient"])
+    columns = [name for name in ("unit", "patient", "member") if name in cells]
+    names = {name for column in columns for name in trained_on[column]}
     yield none_of(
         "frozen test set kept", sorted(names & evidence.frozen), "units of the frozen test set are used for training"
     )
-    name, there = "frozen test set whole", set(cells["unit"]) | set(cells["patient"])
+    name, there = "frozen test set whole", {name for column in columns for name in cells[column]}
     if not evidence.stored:
         yield Outcome(name, "not applicable", None, 0, "no test set is stored yet: `python -m training.split freeze`")
     elif not evidence.stored & there:

@@ -1,6 +1,6 @@
-"""The pixels of prepared cells as one array: a few thousand cells of 128×128 are some hundred MB at most."""
+"""Prepared cells of some splits as one table, and their pixels as one array (training/pixel_cache.py)."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from service.contract.errors import BadImage, ConfigError
-from service.contract.image import Pixels, decode
+from service.contract.errors import ConfigError
+from service.contract.image import Pixels
 from training.figures import Integers
+from training.pixel_cache import mapped
 
 PREPARED = Path("prepared")
 TRAIN, VALIDATION, TEST, DROPPED = "train", "validation", "test", "dropped"
@@ -43,33 +44,26 @@ class Cells:
         return Cells(self.table.iloc[index].reset_index(drop=True), self.labels, self.label[index])
 
     def load(self, folder: Path = PREPARED) -> Pixels:
-        """uint8 [n, H, W, 3]. Raises ConfigError when a picture is missing, damaged, or of another size."""
+        """uint8 [n, H, W, 3], a memory map. Raises ConfigError when a picture is missing, damaged or odd in size."""
         return load_pixels([folder / path for path in self.table["path"]])
 
 
 def cells(manifest: pd.DataFrame, split: pd.DataFrame, labels: tuple[str, ...]) -> Cells:
-    """Manifest and split table as one. Raises ConfigError when they are not of the same cells."""
+    """Manifest and split table as one, with the split's units. Raises ConfigError when they are of different cells."""
     if len(manifest) != len(split) or not (manifest["path"].to_numpy() == split["path"].to_numpy()).all():
         raise ConfigError("the split is not of the cells in the manifest: run `dvc repro split`")
     if unknown := sorted(set(manifest["label"]) - set(labels)):
         raise ConfigError(f"the manifest has labels {unknown}, which dataset.json lacks: run `dvc repro prepare`")
-    table = manifest.assign(split=split["split"].to_numpy())
+    table = manifest.assign(**{name: split[name].to_numpy() for name in split.columns if name != "path"})
     index = {name: position for position, name in enumerate(labels)}
     return Cells(table, labels, np.array([index[name] for name in table["label"]], dtype=np.int64))
 
 
-def load_pixels(paths: list[Path]) -> Pixels:
-    """uint8 [n, H, W, 3] of pictures of one size. Raises ConfigError, naming the file."""
-    with ThreadPoolExecutor(2) as pool:  # the decoder releases the interpreter's lock
-        pictures = list(pool.map(_read, paths))
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) > 1:
-        raise ConfigError(f"the cells have different sizes, {sorted(shapes)}: run `dvc repro prepare`")
-    return np.stack(pictures)
+def load_pixels(paths: Sequence[Path]) -> Pixels:
+    """uint8 [n, H, W, 3] of cells in one folder, a memory map that is built on first use, beside that folder.
 
-
-def _read(path: Path) -> Pixels:
-    try:
-        return decode(path.read_bytes())
-    except (OSError, BadImage) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): run `dvc repro --force prepare`") from None
+    Raises ConfigError when there are none, and as `training.pixel_cache.mapped` does, naming the file.
+    """
+    if not paths:
+        raise ConfigError("no cell is asked for: run `dvc repro split`")
+    return mapped(paths)

@@ -1,37 +1,40 @@
-"""Stage `prepare`: the sources of params.yaml → decoded cells of one field, their manifest, and a sheet to look at.
+"""Stage `prepare`: the sources of params.yaml → decoded cells of one field, their manifest, and sheets to look at.
 
-Every picture goes through `service.contract.image.load_field`, as in the service. Written:
+Every picture goes through `service.contract.image`, as in the service. Written:
 
     prepared/cells/<pixels_sha256>.png   the decoded pixels
     prepared/manifest.parquet            one row a cell, see COLUMNS
     prepared/dataset.json                labels in order, which are malignant, counts, notes
     reports/contact_sheet.png            examples of each label
+    reports/near_duplicates.png          examples of near-duplicates
 """
 
-import os
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from tempfile import TemporaryFile
 
+import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from service.contract.errors import CommandParser, ConfigError, InvalidRequest, run_command
+from service.contract.errors import CommandParser, ConfigError, run_command
 from service.contract.files import aside_of, replace_dir, write_atomic
-from service.contract.image import Field, Pixels, decode, encode_png, image_sha256, load_field, pixels_sha256
-from service.contract.statistics import STATISTICS, statistics
-from training.datasets import Dataset, DatasetError, SourceCell, open_datasets
+from service.contract.image import Field, Pixels, decode
+from service.contract.statistics import STATISTICS
+from training import grouping
+from training.datasets import Dataset, DatasetError, open_datasets
 from training.datasets.contact_sheet import contact_sheet, evenly
+from training.decoding import CELLS, cores, decoded
+from training.duplicates import DETAIL, near_duplicates
 from training.io import read_params, write_json, write_parquet
+from training.relabel import readers_win
 
 PREPARED = Path("prepared")
 CONTACT_SHEET = Path("reports/contact_sheet.png")
-CELLS = "cells"
+TWINS_SHEET = Path("reports/near_duplicates.png")
 COLUMNS = (
     "path",
     "sha256",
@@ -43,14 +46,20 @@ COLUMNS = (
     "scanner",
     "pixel_size_um",
     "source",
+    "order",
+    "width",
+    "height",
+    "file_bytes",
     "group",
+    "near",
     "unit",
     *STATISTICS,
 )
-"""path: relative to the manifest's folder. sha256: of the source's bytes. pixel_size_um: of the source, 0 unknown.
-group: the same for exact copies. unit: what must not be divided by a split: the patient, else the group."""
-_CHUNK = 32
+"""path: relative to the manifest's folder. sha256: of the source's bytes. pixel_size_um, width and height (pixels),
+file_bytes: of the source, pixel_size_um 0 unknown. order: position in its set. group: the same for exact copies.
+near: the same for near-duplicates. unit: what must not be divided by a split (training/grouping.py)."""
 _EXAMPLES = 20
+_TWIN_GROUPS = 12
 
 
 @dataclass(frozen=True)
@@ -67,143 +76,54 @@ def prepare(
     field: Field,
     cells_dir: Path,
     *,
+    block: int = 1,
     workers: int = 1,
     quiet: bool = False,
 ) -> Prepared:
     """Decode every cell of `datasets` to `field` and write it to the folder `cells_dir`, in one step.
 
-    Raises DatasetError for an unknown label, a label without cells, a picture that cannot be read, and one picture with
-    two labels; each names the source. Nothing is left behind then.
+    `block` consecutive cells of one label make a unit where nobody is named. Raises DatasetError for an unknown label,
+    a label without cells, a picture that cannot be read, and one picture with two labels; each names the source.
+    Nothing is left behind then.
     """
     aside = aside_of(cells_dir)
     aside.mkdir(parents=True)
     try:
-        rows: list[dict[str, Any]] = []
-        for dataset in datasets:
-            rows += _decoded(dataset, labels, field, aside, workers, quiet)
-        rows, copies = _without_copies(rows)
-        manifest = pd.DataFrame(rows, columns=list(COLUMNS))
-        summary = _summary(datasets, labels, manifest, copies)
+        with TemporaryFile(dir=cells_dir.parent) as details:
+            table = decoded(datasets, labels, field, aside, details, workers=workers, quiet=quiet)
+            _refuse_missing(labels, table)
+            details.flush()
+            detail = np.memmap(details, dtype=np.int8, mode="r", shape=(len(table), DETAIL))
+            table = table.assign(
+                path=f"{CELLS}/" + table["pixels_sha256"] + ".png", group="pixels:" + table["pixels_sha256"].str[:32]
+            )
+            table, corrected = readers_win(table)
+            table, copies = grouping.without_copies(table)
+            named = (table["patient"] != "").to_numpy()
+            pairs = near_duplicates(table["phash"].to_numpy(), detail, table.index.to_numpy(dtype=np.int64), named)
+        table = grouping.with_units(table.reset_index(drop=True), pairs, block)
+        notes = [f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes]
+        summary = _summary(datasets, labels, table, [*notes, *corrected, *grouping.notes(table, copies, block)])
         replace_dir(aside, cells_dir)
     finally:
         rmtree(aside, ignore_errors=True)
-    return Prepared(manifest, summary)
+    return Prepared(table[list(COLUMNS)], summary)
 
 
-def _decoded(
-    dataset: Dataset, labels: Sequence[str], field: Field, folder: Path, workers: int, quiet: bool
-) -> Iterator[dict[str, Any]]:
-    cells = _checked(dataset, labels)
-    progress = tqdm(desc=f"prepare {dataset.name}", unit=" cells", disable=True if quiet else None)
-    with progress:
-        for part in _in_order(cells, field, folder, workers):
-            progress.update(len(part))
-            yield from part
-
-
-def _checked(dataset: Dataset, labels: Sequence[str]) -> Iterator[SourceCell]:
-    for cell in dataset.cells():
-        if cell.label not in labels:
-            raise DatasetError(
-                f"{cell.source} has the label {cell.label!r}, which data.labels in params.yaml lacks "
-                f"({', '.join(labels)}): add it there, or correct the source"
-            )
-        yield cell
-
-
-def _in_order(cells: Iterable[SourceCell], field: Field, folder: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows of each chunk, in the order of `cells` however many workers there are; few chunks are in memory at once."""
-    chunks = _chunks(cells)
-    if workers <= 1:
-        for chunk in chunks:
-            yield _decode_chunk(chunk, field, folder)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        waiting: deque[Future[list[dict[str, Any]]]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_decode_chunk, chunk, field, folder))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _chunks(cells: Iterable[SourceCell]) -> Iterator[list[SourceCell]]:
-    chunk: list[SourceCell] = []
-    for cell in cells:
-        chunk.append(cell)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _decode_chunk(chunk: list[SourceCell], field: Field, folder: Path) -> list[dict[str, Any]]:
-    return [_decode_cell(cell, field, folder) for cell in chunk]
-
-
-def _decode_cell(cell: SourceCell, field: Field, folder: Path) -> dict[str, Any]:
-    try:
-        pixels = load_field(cell.image, replace(field, crop=1.0) if cell.fitted else field, cell.pixel_size_um)
-    except InvalidRequest as error:
-        raise DatasetError(f"{cell.source}: {error}; correct or remove it") from None
-    name = pixels_sha256(pixels)
-    # Equal pixels have equal bytes, so that it does not matter which worker writes last.
-    (folder / f"{name}.png").write_bytes(encode_png(pixels))
-    described = {key: value for key, value in asdict(cell).items() if key != "image"}
-    group = f"pixels:{name[:32]}"
-    return {
-        "path": f"{CELLS}/{name}.png",
-        "sha256": image_sha256(cell.image),
-        "pixels_sha256": name,
-        **described,
-        "group": group,
-        "unit": cell.patient or group,
-        **statistics(pixels),
-    }
-
-
-def _without_copies(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Rows without repeats of the same pixels of the same unit; copies under two patients stay, as one group."""
-    first: dict[str, dict[str, Any]] = {}
-    kept: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        other = first.setdefault(row["pixels_sha256"], row)
-        if other["label"] != row["label"]:
-            raise DatasetError(
-                f"{other['source']} and {row['source']} are the same picture, but labelled {other['label']!r} and "
-                f"{row['label']!r}: correct one, or remove both"
-            )
-        kept.setdefault((row["pixels_sha256"], row["unit"]), row)
-    return list(kept.values()), len(rows) - len(kept)
-
-
-def _summary(
-    datasets: Sequence[Dataset], labels: Sequence[str], manifest: pd.DataFrame, copies: int
-) -> dict[str, object]:
-    counts = Counter(manifest["label"])
-    if missing := [label for label in labels if not counts[label]]:
+def _refuse_missing(labels: Sequence[str], table: pd.DataFrame) -> None:
+    if missing := [label for label in labels if not (table["label"] == label).any()]:
         raise DatasetError(
             f"no cell has the label {', '.join(missing)}: take it out of data.labels in params.yaml, or add a source "
             "that has it"
         )
-    notes = [f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes]
-    if copies:
-        notes.append(f"{copies} exact copies left out (the same pixels of one patient, or of nobody named)")
-    anonymous = manifest["patient"] == ""
-    if anonymous.any():
-        notes.append(
-            f"WARNING: {int(anonymous.sum())} cells of {', '.join(sorted(set(manifest.loc[anonymous, 'site'])))} name "
-            "no patient. Each picture is a unit of its own, so cells of one person may be both trained on and tested "
-            "with: figures on them are too good"
-        )
+
+
+def _summary(
+    datasets: Sequence[Dataset], labels: Sequence[str], manifest: pd.DataFrame, notes: list[str]
+) -> dict[str, object]:
+    counts = Counter(manifest["label"])
     malignant = {label for dataset in datasets for label in dataset.malignant}
-    with_patient = manifest[~anonymous]
+    with_patient = manifest[(manifest["patient"] != "").to_numpy()]
     return {
         "labels": list(labels),
         "malignant": [label for label in labels if label in malignant],
@@ -215,6 +135,8 @@ def _summary(
             site: {label: int((rows["label"] == label).sum()) for label in labels}
             for site, rows in manifest.groupby("site", sort=True)
         },
+        "units": int(manifest["unit"].nunique()),
+        "near_duplicates": int((manifest.groupby("near")["near"].transform("size") > 1).sum()),
         "patients": int(with_patient["patient"].nunique()),
         "patients_by_label": {
             label: int(with_patient.loc[with_patient["label"] == label, "patient"].nunique()) for label in labels
@@ -237,15 +159,27 @@ def examples(
     return contact_sheet(pictures, captions=captions, field_um=field.field_um if scale_known else 0.0)
 
 
+def twins(manifest: pd.DataFrame, prepared: Path) -> bytes:
+    """A sheet (PNG bytes) of the first groups of near-duplicates; without any it says so."""
+    size = manifest.groupby("near", sort=False)["near"].transform("size")
+    pictures: dict[str, list[Pixels]] = {}
+    captions = {}
+    for name, rows in list(manifest[(size > 1).to_numpy()].groupby("near", sort=True))[:_TWIN_GROUPS]:
+        first = rows.iloc[:10]
+        pictures[str(name)] = [decode((prepared / path).read_bytes()) for path in first["path"]]
+        captions[str(name)] = f"{len(rows)} near-duplicates: {', '.join(first['source'])}"
+    return contact_sheet(pictures or {"none": []}, captions=captions or {"none": "no near-duplicates"})
+
+
 def field_of(values: Mapping[str, object]) -> Field:
-    """Section `field` of params.yaml as a Field. Raises ConfigError when it is not positive numbers, or crop above 1."""
+    """Section `field` of params.yaml as a Field. Raises ConfigError for other than positive numbers, crop at most 1."""
     names = {"height": int, "width": int, "field_um": float, "crop": float}
     numbers = {"crop": 1.0, **values}
     wrong = [n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float) or not v > 0]
     if wrong or set(numbers) != set(names) or float(str(numbers["crop"])) > 1:
         raise ConfigError(
-            f"params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, and crop (a share, at most "
-            f"1), not {dict(values)}"
+            "params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, and crop (a share, up "
+            f"to 1), not {dict(values)}"
         )
     return Field(**{name: kind(numbers[name]) for name, kind in names.items()})
 
@@ -261,12 +195,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("params.yaml: data.labels names a label twice")
     if not isinstance(sources, list) or not sources or not all(isinstance(source, dict) for source in sources):
         raise ConfigError("params.yaml: data.sources must be a list with at least one entry {kind: …}")
-    datasets = open_datasets(sources)
-    done = prepare(datasets, labels, field, PREPARED / CELLS, workers=os.cpu_count() or 1)
+    block = data.get("block", 1)
+    if not isinstance(block, int) or isinstance(block, bool) or block < 1:
+        raise ConfigError(f"params.yaml: data.block is {block!r}: it is a number of consecutive cells, at least 1")
+    done = prepare(open_datasets(sources), labels, field, PREPARED / CELLS, block=block, workers=cores())
     sheet = examples(done.manifest, PREPARED, labels, field, scale_known=bool(done.summary["scale_known"]))
     write_parquet(PREPARED / "manifest.parquet", done.manifest)
     write_json(PREPARED / "dataset.json", done.summary)
     write_atomic(CONTACT_SHEET, sheet)
+    write_atomic(TWINS_SHEET, twins(done.manifest, PREPARED))
     for note in done.summary["notes"] if isinstance(done.summary["notes"], list) else []:
         print(note, file=sys.stderr if note.startswith("WARNING") else sys.stdout)
     print(f"{done.summary['cells']} cells of {done.summary['patients']} patients: {done.summary['counts']}")

@@ -1,8 +1,9 @@
 """Stage `split`: which patient trains, validates or tests. Nobody is ever on two sides, and a test patient stays one.
 
-The test set is chosen by a salted hash of the unit (a patient, or a picture and its exact copies where patients are
-unknown) and then stored in splits/frozen_test.json, with the units that were decided not to be in it. A stored decision
-is never taken again: more data adds units to either side and moves none.
+The test set is chosen by a salted hash of the unit (a patient, or where patients are unknown a picture and its
+near-duplicates) and then stored in splits/frozen_test.json, with those that were decided not to be in it. What is
+stored are the unit's members (training/units.py), whose names no later data changes. A stored decision is never taken
+again: more data adds members to either side and moves none, even when it shows that two of them belong together.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from training.config import configured
 from training.figures import Integers
 from training.io import read_json, read_params, read_parquet, write_json, write_parquet
 from training.pixels import DROPPED, PREPARED, TEST, TRAIN, VALIDATION
-from training.units import main_class
+from training.units import main_class, members
 
 STORED = Path("splits/frozen_test.json")
 CHOSEN = PREPARED / "frozen_test.json"
@@ -56,7 +57,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What was decided before: the test units, and the units that were seen and are not in the test set."""
+    """What was decided before: test units, and units that were seen and are not in the test set; both by member."""
 
     salt: str
     units: frozenset[str] = frozenset()
@@ -82,10 +83,11 @@ class Frozen:
 def split(
     manifest: pd.DataFrame, labels: Iterable[str], config: SplitConfig, stored: Frozen
 ) -> tuple[pd.DataFrame, Frozen]:
-    """Rows (path, unit, split) in the manifest's order, and the decisions to store, which contain the stored ones.
+    """Rows (path, unit, member, split) in the manifest's order, and the decisions to store, which contain the old ones.
 
-    split is train, validation, test, or dropped for the copy of a picture that is on a more protected side.
-    Raises ConfigError when the stored choice was made with another salt.
+    split is train, validation, test, or dropped for a near-duplicate of a picture that is on a more protected side. A
+    unit whose members were decided differently is taken apart: each decided member is a unit by itself on its own side,
+    and what is new in it is dropped. Raises ConfigError when the stored choice was made with another salt.
     """
     if stored.salt != config.salt and (stored.units or stored.decided):
         raise ConfigError(
@@ -93,13 +95,40 @@ def split(
             "that back, for another test set would make test patients of patients that were trained on"
         )
     index = {name: position for position, name in enumerate(labels)}
-    unit = np.array(manifest["unit"].tolist(), dtype=np.str_)
+    member = members(manifest)
+    unit, new = _taken_apart(manifest["unit"].to_numpy(), member, stored)
     label = np.array([index[name] for name in manifest["label"]], dtype=np.int64)
-    side = _sides(unit, label, len(index), config, stored)
-    table = pd.DataFrame({"path": manifest["path"].to_numpy(), "unit": unit, "split": [side[name] for name in unit]})
-    _drop_copies(table, manifest["pixels_sha256"].to_numpy())
-    test = {name for name, where in side.items() if where == TEST}
-    return table, Frozen(config.salt, stored.units | test, stored.decided | (set(side) - test))
+    test, decided = (_units_of(unit, member, names) for names in (stored.units, stored.decided))
+    side = _sides(unit[~new], label[~new], len(index), config, test, decided)
+    table = pd.DataFrame(
+        {
+            "path": manifest["path"].to_numpy(),
+            "unit": unit,
+            "member": member,
+            "split": [side.get(name, DROPPED) for name in unit],
+        }
+    )
+    _drop_copies(table, manifest["near"].to_numpy())
+    chosen = {name for name, where in side.items() if where == TEST}
+    in_test = np.isin(unit, list(chosen))
+    units = frozenset(member[in_test].tolist())
+    return table, Frozen(
+        config.salt, stored.units | units, stored.decided | set(member[~in_test & ~new].tolist()) - units
+    )
+
+
+def _taken_apart(
+    unit: npt.NDArray[np.object_], member: npt.NDArray[np.object_], stored: Frozen
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.bool_]]:
+    """Units [n], without those that hold test members and others, and which cells are such a unit's undecided ones."""
+    tested, refused = (np.isin(member, list(names)) for names in (stored.units, stored.decided))
+    mixed = np.isin(unit, list(set(unit[tested]) & set(unit[refused])))
+    new = mixed & ~tested & ~refused
+    return np.where(mixed, member, unit).astype(np.str_), new
+
+
+def _units_of(unit: npt.NDArray[np.str_], member: npt.NDArray[np.object_], names: frozenset[str]) -> set[str]:
+    return set(unit[np.isin(member, list(names))].tolist())
 
 
 def position(salt: str, unit: str) -> bytes:
@@ -108,22 +137,27 @@ def position(salt: str, unit: str) -> bytes:
 
 
 def _sides(
-    unit: npt.NDArray[np.str_], label: Integers, classes: int, config: SplitConfig, stored: Frozen
+    unit: npt.NDArray[np.str_],
+    label: Integers,
+    classes: int,
+    config: SplitConfig,
+    tested: set[str],
+    decided: set[str],
 ) -> dict[str, str]:
     stands_for = main_class(unit, label, classes)
     side: dict[str, str] = {}
     for wanted in range(classes):
-        members = sorted(name for name, found in stands_for.items() if found == wanted)
-        test = [name for name in members if name in stored.units]
-        undecided = [name for name in members if name not in stored.units | stored.decided]
+        units = sorted(name for name, found in stands_for.items() if found == wanted)
+        test = [name for name in units if name in tested]
+        undecided = [name for name in units if name not in tested | decided]
         number = _number(
             config.test,
-            len(members),
-            at_least=min(config.min_test_patients, len(members) // 3),
-            leave=min(config.min_validation_patients + 1, math.ceil(len(members) / 2)),
+            len(units),
+            at_least=min(config.min_test_patients, len(units) // 3),
+            leave=min(config.min_validation_patients + 1, math.ceil(len(units) / 2)),
         )
         test += _lowest(undecided, config.salt, number - len(test))
-        others = [name for name in members if name not in test]
+        others = [name for name in units if name not in set(test)]
         number = _number(
             config.validation, len(others), at_least=min(config.min_validation_patients, len(others) // 2), leave=1
         )
@@ -141,11 +175,11 @@ def _lowest(names: list[str], salt: str, number: int) -> list[str]:
     return sorted(names, key=lambda name: position(salt, name))[: max(0, number)]
 
 
-def _drop_copies(table: pd.DataFrame, pixels: npt.NDArray[Any]) -> None:
-    """A picture of a test patient that another patient has too is for testing only; likewise for validation."""
+def _drop_copies(table: pd.DataFrame, near: npt.NDArray[Any]) -> None:
+    """A picture of a test unit that another has too, or nearly so, is for testing only; likewise for validation."""
     for protected, others in ((TEST, (TRAIN, VALIDATION)), (VALIDATION, (TRAIN,))):
-        taken = set(pixels[(table["split"] == protected).to_numpy()])
-        copies = table["split"].isin(others).to_numpy() & np.isin(pixels, list(taken))
+        taken = set(near[(table["split"] == protected).to_numpy()])
+        copies = table["split"].isin(others).to_numpy() & np.isin(near, list(taken))
         table.loc[copies, "split"] = DROPPED
 
 
@@ -154,11 +188,12 @@ def notes(manifest: pd.DataFrame, table: pd.DataFrame, labels: Iterable[str], co
     found = []
     if anonymous := int((manifest["patient"] == "").sum()):
         found.append(
-            f"WARNING: {anonymous} of {len(manifest)} cells name no patient. Each such picture, with its exact copies, "
-            "is split as a unit of its own: cells of one person may be on both sides, and figures on them are too good"
+            f"WARNING: {anonymous} of {len(manifest)} cells name no patient. They are split as "
+            f"{manifest.loc[manifest['patient'] == '', 'unit'].nunique()} groups of near-duplicates or consecutive "
+            "cells: cells of one person may be on both sides, and figures on them are too good"
         )
     if dropped := int((table["split"] == DROPPED).sum()):
-        found.append(f"{dropped} cells dropped: copies of pictures that test or validation patients have")
+        found.append(f"{dropped} cells dropped: near-duplicates of pictures that test or validation patients have")
     test = table["split"] == TEST
     for label in labels:
         patients = table.loc[test & (manifest["label"] == label).to_numpy(), "unit"].nunique()

@@ -1,7 +1,17 @@
-"""What is split and resampled: units, which are patients, or groups of exact copies where patients are unknown."""
+"""What is split and resampled: units, which are patients where they are known (training/grouping.py makes them).
+
+A unit has one or more members, each a patient or, of nobody named, a picture with its exact copies. Members have names
+that no other cell changes, so it is they that the frozen test set remembers.
+"""
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+
+def members(manifest: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Of each row the patient, or without one the group of exact copies, [n]."""
+    return np.where((manifest["patient"] != "").to_numpy(), manifest["patient"], manifest["group"]).astype(object)
 
 
 def main_class(unit: npt.NDArray[np.str_], label: npt.NDArray[np.int64], classes: int) -> dict[str, int]:

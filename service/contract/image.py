@@ -47,7 +47,7 @@ _ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 class Field:
     """What a model sees: `height` × `width` pixels that show `field_um` µm across the width, square pixels.
 
-    `crop` is for pictures of unknown scale alone: the share, of the window that shows the whole picture, that is fitted.
+    `crop` is for pictures of unknown scale: the share that is fitted of the window that shows the whole picture.
     """
 
     height: int = 128
@@ -96,11 +96,11 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
     """RGB uint8 [h, w, 3] → the model's field, uint8 [H, W, 3], without stretching.
 
     With `pixel_size_um` > 0 (µm per pixel of `rgb`) the picture is resampled to the field's scale, then cropped around
-    its centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded; with a `field.crop`
-    below 1 it is that share, around the centre, of the window that shows the whole picture, so that a picture which is not
-    square loses padding before it loses pixels. A picture that already has the field's scale is not resampled. Raises
-    InvalidRequest for a negative or non-finite scale, and for one (or a crop) at which the picture shows hardly anything
-    or the field would be a handful of pixels.
+    its centre or padded there by reflection. With 0 (unknown) the whole picture is fitted and padded; with a
+    `field.crop` below 1 it is that share, around the centre, of the window that shows the whole picture, so that a
+    picture which is not square loses padding before it loses pixels. A picture that already has the field's scale is
+    not resampled. Raises InvalidRequest for a negative or non-finite scale, and for one (or a crop) at which the
+    picture shows hardly anything or the field would be a handful of pixels.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise InvalidRequest(f"expected pixels as uint8 [h, w, 3], not {rgb.dtype} {list(rgb.shape)}")
@@ -215,8 +215,8 @@ def _check_scale(height: int, width: int, field: Field, factor: float, pixel_siz
         )
     if pixel_size_um == 0 and field.crop < 1 and min(field.height, field.width) / factor < MIN_SIDE:
         raise InvalidRequest(
-            f"the model looks at the central {field.crop:.0%} of a picture, which has fewer than {MIN_SIDE} pixels a side "
-            f"in one of {width}×{height}: send a larger one"
+            f"the model looks at the central {field.crop:.0%} of a picture, which has fewer than {MIN_SIDE} pixels a "
+            f"side in one of {width}×{height}: send a larger one"
         )
 
 

@@ -21,7 +21,8 @@ def row(label: str, patient: str, number: int, site: str = "site-a") -> dict[str
         "path": f"cells/{pixels}.png", "sha256": sha(pixels), "pixels_sha256": pixels, "label": label,
         "patient": patient,
         "site": site, "stain": "wright-giemsa", "scanner": "scanner-a", "pixel_size_um": 0.15625,
-        "source": f"{patient}#{number}", "group": group, "unit": patient or group,
+        "source": f"{patient}#{number}", "order": number, "width": 128, "height": 128, "file_bytes": 20_000,
+        "group": group, "near": group, "unit": patient or group,
         "brightness": 0.7, "contrast": 0.2, "sharpness": 0.03, "hue": -0.1, "saturation": 0.4,
     }  # fmt: skip
 

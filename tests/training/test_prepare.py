@@ -135,12 +135,23 @@ def test_without_patients_each_picture_is_a_unit_and_that_is_said_loudly(tmp_pat
     assert notes[1].startswith("WARNING: 2 cells of here name no patient")
 
 
-def test_copies_under_two_patients_stay_and_share_a_group(tmp_path: Path) -> None:
-    manifest = run([cell(0), cell(0, patient="patient-5", image=bmp(0)), cell(1, "L1")], tmp_path).manifest
-    assert len(manifest) == 3
-    assert manifest["group"].nunique() == 2
-    assert manifest["unit"].nunique() == 3
-    assert manifest["sha256"].nunique() == 3
+def test_copies_under_two_patients_stay_and_make_them_one_unit(tmp_path: Path) -> None:
+    cells = [cell(0), cell(0, patient="patient-5", image=bmp(0)), cell(1, "L1"), cell(3), cell(5, patient="patient-5")]
+    done = run(cells, tmp_path)
+    assert done.manifest["unit"].tolist() == ["patient-0", "patient-0", "patient-1", "patient-0", "patient-0"]
+    assert done.manifest["near"].tolist() == [done.manifest["group"].tolist()[k] for k in (0, 0, 2, 3, 4)]
+    assert done.manifest["sha256"].nunique() == 5
+    (said,) = [note for note in done.summary["notes"] if "different patients" in note]  # type: ignore[attr-defined]
+    assert "given/0 (patient-0) and given/0 (patient-5)" in said
+
+
+def test_what_the_source_s_file_was_is_kept(tmp_path: Path) -> None:
+    """For the audit of shortcuts: size, shape and order of files tell labels in some sets."""
+    cells = [cell(0, image=png(0, 64)), cell(1, "L1", image=png(1, 40)), cell(2)]
+    manifest = run(cells, tmp_path).manifest
+    assert manifest["order"].tolist() == [0, 1, 2]
+    assert manifest["width"].tolist() == manifest["height"].tolist() == [64, 40, 32]
+    assert manifest["file_bytes"].tolist() == [len(source.image) for source in cells]
 
 
 def test_one_picture_with_two_labels_names_both_files(tmp_path: Path) -> None:

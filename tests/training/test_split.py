@@ -94,7 +94,7 @@ def test_another_salt_than_the_stored_one_is_refused() -> None:
     split(manifest(), LABELS, SplitConfig(salt="other"), NOTHING)
 
 
-def test_a_copy_of_a_test_picture_is_dropped_from_training() -> None:
+def test_a_near_duplicate_of_a_test_picture_is_dropped_from_training() -> None:
     cells = manifest()
     table, _ = split(cells, LABELS, CONFIG, NOTHING)
     position = {side: np.flatnonzero(table["split"] == side) for side in ("train", "validation", "test")}
@@ -103,14 +103,75 @@ def test_a_copy_of_a_test_picture_is_dropped_from_training() -> None:
         (position["train"][0], position["test"][0]),
         (position["train"][5], position["validation"][0]),
     ):
-        for column in ("path", "pixels_sha256"):
-            copied.loc[target, column] = cells.loc[source, column]
-    copied.loc[position["validation"][3], "pixels_sha256"] = cells.loc[position["test"][1], "pixels_sha256"]
+        copied.loc[target, "near"] = cells.loc[source, "near"]
+    copied.loc[position["validation"][3], "near"] = cells.loc[position["test"][1], "near"]
     found, _ = split(copied, LABELS, CONFIG, NOTHING)
     dropped = [position["train"][0], position["train"][5], position["validation"][3]]
     assert (found.loc[dropped, "split"] == "dropped").all()
     assert (found["split"] == "dropped").sum() == 3
     assert any("3 cells dropped" in note for note in notes(copied, found, LABELS, CONFIG))
+
+
+def joined(cells: pd.DataFrame, *patients: str) -> pd.DataFrame:
+    """As `prepare` finds these patients to be one unit, by a picture that they share."""
+    found = cells.copy()
+    rows = found["patient"].isin(patients)
+    found.loc[rows, "unit"] = min(patients)
+    for patient in patients:
+        found.loc[found.index[found["patient"] == patient][0], "near"] = "shared"
+    return found
+
+
+def test_patients_that_are_one_unit_are_on_one_side_and_stored_by_their_own_names() -> None:
+    cells = joined(manifest(), "p-L1-00", "p-L1-01", "p-L2-05")
+    for salt in ("pepper", "salt", "thyme", "sage", "dill", "mint"):
+        table, frozen = split(cells, LABELS, SplitConfig(salt=salt), Frozen(salt))
+        (side,) = set(table.loc[cells["unit"] == "p-L1-00", "split"])
+        if side == "test":
+            assert {"p-L1-00", "p-L1-01", "p-L2-05"} <= frozen.units
+            break
+    else:
+        pytest.fail("no salt puts them in the test set")
+    assert frozen.units | frozen.decided == set(cells["patient"])
+    # When the shared picture leaves the data, each is still a test patient.
+    again, kept = split(manifest(), LABELS, SplitConfig(salt=salt), frozen)
+    assert set(again.loc[manifest()["patient"].isin(["p-L1-01", "p-L2-05"]), "split"]) == {"test"}
+    assert kept == frozen
+
+
+def test_who_turns_out_to_belong_together_after_the_choice_stays_where_they_are() -> None:
+    """A test patient and one that was trained on share a picture: it tests, its twin is dropped, nobody moves."""
+    cells = manifest()
+    table, frozen = split(cells, LABELS, CONFIG, NOTHING)
+    tested, trained = (sorted(set(table.loc[table["split"] == side, "unit"]))[0] for side in ("test", "train"))
+    newcomer = manifest(1, prefix="new")
+    merged = joined(pd.concat([cells, newcomer], ignore_index=True), tested, trained, "new-L1-00")
+    found, kept = split(merged, LABELS, CONFIG, frozen)
+    of = {name: found[(merged["patient"] == name).to_numpy()] for name in (tested, trained, "new-L1-00")}
+    assert set(of[tested]["split"]) == {"test"}
+    assert of[trained]["split"].tolist()[0] == "dropped"
+    assert set(of[trained]["split"].tolist()[1:]) <= {"train", "validation"}
+    assert set(of["new-L1-00"]["split"]) == {"dropped"}  # it cannot be on either side of both
+    assert set(of[tested]["unit"]) == {tested} and set(of[trained]["unit"]) == {trained}
+    assert frozen.units <= kept.units and frozen.decided <= kept.decided
+    assert "new-L1-00" not in kept.units | kept.decided
+
+
+def test_a_new_near_duplicate_of_a_test_picture_tests_and_of_a_training_picture_trains() -> None:
+    cells = anonymous()
+    table, frozen = split(cells, LABELS, CONFIG, NOTHING)
+    extra = anonymous(41).groupby("label", sort=False).tail(1).reset_index(drop=True)
+    for side, number in (("test", 0), ("train", 1)):
+        twin = cells[(table["split"] == side).to_numpy() & (cells["label"] == extra["label"][number]).to_numpy()].iloc[
+            0
+        ]
+        for column in ("near", "unit"):
+            extra.loc[number, column] = min(twin[column], extra.loc[number, column])
+            cells.loc[cells["path"] == twin["path"], column] = extra.loc[number, column]
+    found, kept = split(pd.concat([cells, extra], ignore_index=True), LABELS, CONFIG, frozen)
+    assert found["split"].tolist()[len(cells)] == "test"
+    assert found["split"].tolist()[len(cells) + 1] in ("train", "validation")
+    assert extra["group"][0] in kept.units and extra["group"][1] in kept.decided
 
 
 def test_pictures_without_patients_are_units_and_it_is_said_loudly() -> None:
