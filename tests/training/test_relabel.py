@@ -1,10 +1,16 @@
 """A reader who corrects the label of a picture that is in the training data must not stop the next training."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from training.datasets import DatasetError
+from service.contract.image import Field
+from tests.support.images import png
+from training.datasets import DatasetError, SourceCell
 from training.grouping import without_copies
+from training.prepare import prepare
 from training.relabel import readers_win
 
 
@@ -46,3 +52,29 @@ def test_without_one_reader_s_word_two_labels_are_a_mistake(rows: list[tuple[str
     assert notes == []
     with pytest.raises(DatasetError, match="same picture"):
         without_copies(after)
+
+
+class Given:
+    """A data set of the cells it is given."""
+
+    name, malignant, scale_known, notes = "given", ("L1", "L2"), True, ()
+    labels = ("healthy", "L1", "L2")
+
+    def __init__(self, cells: list[SourceCell]) -> None:
+        self._cells = cells
+
+    def cells(self) -> Iterator[SourceCell]:
+        return iter(self._cells)
+
+
+def test_the_stage_takes_a_corrected_picture_and_says_so(tmp_path: Path) -> None:
+    def cell(number: int, label: str, source: str) -> SourceCell:
+        return SourceCell(png(number), label, f"p{number}", "site", "", "", 0.25, source)
+
+    own = Given([cell(0, "healthy", "given/0"), cell(1, "L1", "given/1"), cell(2, "L1", "given/2")])
+    read = Given([cell(2, "L2", "reviewed/r")])
+    done = prepare([own, read], Given.labels, Field(32, 32, 8.0), tmp_path / "cells", quiet=True)  # type: ignore[list-item]
+    assert done.manifest["label"].tolist() == ["healthy", "L1", "L2"]
+    notes = done.summary["notes"]
+    assert isinstance(notes, list)
+    assert any("1 cells of other sources have the label that a reader gave" in note for note in notes)
