@@ -8,9 +8,10 @@ shows less.
 """
 
 import argparse
+import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from service.contract.files import write_atomic
+from service.contract.image import Pixels
 from training.calibration import Calibration, Distance
 from training.export import ExportConfig
 from training.models.cnn_gru import CnnGru, CnnGruConfig, parameter_count
@@ -31,22 +33,20 @@ from training.runtime import Runtime
 OUT = Path("docs/results/models.md")
 PARAMETERS, MEGABYTES, MILLISECONDS = 1_000_000, 4.0, 2.5
 """Budget of the default network."""
-ROUNDS, RUNS, WARM_UP = 5, 20, 5
+ROUNDS, RUNS, WARM_UP = 15, 11, 2
 EMBEDDING = 24
 DEFAULT = CnnGruConfig(classes=4)
 VARIANTS = {
     "default: GRU, rows, mean": DEFAULT,
     "LSTM": replace(DEFAULT, rnn="lstm"),
     "no reader (CNN alone)": replace(DEFAULT, rnn="none"),
-    "two directions": replace(DEFAULT, directions=2),
-    "snake, attention": replace(DEFAULT, order="snake", pooling="attention"),
-    "stain deconvolution": replace(DEFAULT, stem="deconvolution"),
+    "two directions, snake, attention, deconvolution": replace(
+        DEFAULT, directions=2, order="snake", pooling="attention", stem="deconvolution"
+    ),
     "8 views": replace(DEFAULT, views=8),
     "channels 32-64-128-192, GRU 128": replace(DEFAULT, channels=(32, 64, 128, 192), gru_hidden=128),
     "squeezenet1_0, 5 blocks": replace(DEFAULT, trunk="squeezenet1_0", trunk_layers=5),
     "squeezenet1_0, all 13 blocks": replace(DEFAULT, trunk="squeezenet1_0"),
-    "mobilenet_v2, 7 blocks": replace(DEFAULT, trunk="mobilenet_v2", trunk_layers=7),
-    "resnet18, 5 blocks": replace(DEFAULT, trunk="resnet18", trunk_layers=5),
 }
 
 
@@ -74,16 +74,46 @@ class Row:
         return f"| {self.name} | {numbers} | {times} | {'yes' if self.in_budget else 'no'} |"
 
 
-def measure(name: str, config: CnnGruConfig) -> Row:
-    """Build, export and time one variant."""
+@dataclass(frozen=True)
+class Built:
+    """A variant's network and graph, and its runtimes for fp32 and int8."""
+
+    network: CnnGru
+    megabytes: float
+    runtimes: tuple[Runtime, Runtime]
+
+
+def build(config: CnnGruConfig) -> Built:
+    """Build, export and quantise one variant."""
     torch.manual_seed(0)
     network = CnnGru(config).eval()
     model = to_onnx(Serving(network, _calibration(config)), ExportConfig().opset)
-    shape = (32, config.height, config.width, 3)
-    pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    fp32, int8 = _times([Runtime(model), Runtime(quantise(model, pictures))], pictures[:1])
-    operations = multiply_adds(network, torch.zeros(1, 3, config.height, config.width))
-    return Row(name, parameter_count(network), operations, len(model) / 1e6, fp32, int8)
+    return Built(network, len(model) / 1e6, (Runtime(model), Runtime(quantise(model, pictures(config, 32)))))
+
+
+def measure(variants: Mapping[str, CnnGruConfig]) -> Iterator[Row]:
+    """Export them all, then time them in turns, so that other work on the machine slows all of them alike."""
+    built = {}
+    for name, config in variants.items():
+        started = time.perf_counter()
+        built[name] = build(config)
+        print(f"{name}: exported in {time.perf_counter() - started:.0f} s", flush=True)
+    lowest = {name: [math.inf, math.inf] for name in variants}
+    for _ in range(ROUNDS):
+        for name, config in variants.items():
+            picture = pictures(config, 1)
+            for k, runtime in enumerate(built[name].runtimes):
+                lowest[name][k] = min(lowest[name][k], _milliseconds(runtime, picture))
+    for name, config in variants.items():
+        network = built[name].network
+        operations = multiply_adds(network, torch.zeros(1, 3, config.height, config.width))
+        yield Row(name, parameter_count(network), operations, built[name].megabytes, *lowest[name])
+
+
+def pictures(config: CnnGruConfig, number: int) -> Pixels:
+    """Noise, uint8 [number, H, W, 3]."""
+    shape = (number, config.height, config.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def table(rows: list[Row]) -> Iterator[str]:
@@ -109,16 +139,14 @@ def _calibration(config: CnnGruConfig) -> Calibration:
     return Calibration(1.0, 0.5, np.zeros(config.features, np.float32), projection, space(EMBEDDING), space(NUMBERS))
 
 
-def _times(runtimes: list[Runtime], picture: np.typing.NDArray[np.uint8]) -> list[float]:
-    """Milliseconds of processor time for one picture, the lowest median of the rounds; they take turns."""
-    taken: list[list[float]] = [[] for _ in runtimes]
-    for _ in range(ROUNDS * RUNS + WARM_UP):
-        for runtime, times in zip(runtimes, taken, strict=True):
-            start = time.process_time()
-            runtime.say(picture)
-            times.append(time.process_time() - start)
-    starts = range(WARM_UP, WARM_UP + ROUNDS * RUNS, RUNS)
-    return [1000 * min(statistics.median(times[start : start + RUNS]) for start in starts) for times in taken]
+def _milliseconds(runtime: Runtime, picture: Pixels) -> float:
+    """Median processor time of one picture, after a warm-up."""
+    taken = []
+    for _ in range(RUNS + WARM_UP):
+        start = time.process_time()
+        runtime.say(picture)
+        taken.append(time.process_time() - start)
+    return 1000 * statistics.median(taken[WARM_UP:])
 
 
 def _processor() -> str:
@@ -141,10 +169,8 @@ def main() -> None:
             print(name, asdict(config))
         return
     torch.set_num_threads(1)
-    rows = []
-    for name in arguments.only or VARIANTS:
-        rows.append(measure(name, VARIANTS[name]))
-        print(rows[-1], flush=True)
+    rows = list(measure({name: VARIANTS[name] for name in arguments.only or VARIANTS}))
+    print("\n".join(map(str, rows)))
     if not arguments.only:
         write_atomic(arguments.out, "\n".join(table(rows)) + "\n")
 
