@@ -286,7 +286,49 @@ def test_a_set_without_malignant_labels_has_no_malignant_figures_and_is_refused_
     outcomes = judge(replace(good, malignant=()))
     states = {outcome.name: outcome.state for outcome in outcomes}
     assert states["sensitivity"] == states["specificity"] == "not applicable"
+    assert states["non-inferiority"] == "passed"
+    two_sided = [o for o in outcomes if o.name.startswith(("sensitivity", "specificity")) or "in sens" in o.name]
+    assert len(two_sided) == 2 + 2 * 4 + 1
+    assert {outcome.reason for outcome in two_sided} == {"no label of this data set is malignant"}
     assert refusals(outcomes) == ["labels"]
+
+
+def test_the_same_cells_under_two_names_are_one_slice_and_a_kind_that_no_cell_names_is_none(good: Evidence) -> None:
+    everywhere = np.full(len(good.label), "")
+    named = dict(gate_checks.named_slices(replace(good, slices={**good.slices, "stain": everywhere})))
+    assert list(named) == ["site site-a, scanner scanner-a", "site site-b, scanner scanner-b"]
+    assert [*dict(gate_checks.named_slices(good))][2:] == ["no stain named", "stain giemsa"]
+
+
+def test_a_slice_too_small_to_be_calibrated_is_not_applicable_with_its_size(good: Evidence) -> None:
+    slices = good.plan.slices.model_copy(update={"calibration_cells": 400})
+    plan = good.plan.model_copy(update={"slices": slices})
+    states = {outcome.name: outcome for outcome in judge(replace(good, plan=plan))}
+    assert states["calibration at stain giemsa"].state == "not applicable"
+    assert "320 cells are too few to tell: 400 needed" in states["calibration at stain giemsa"].reason
+    assert states["calibration at no stain named"].state == "passed"
+
+
+@pytest.mark.parametrize("missing", ["abstain", "ood"])
+def test_thresholds_that_are_not_there_answer_nothing(good: Evidence, missing: str) -> None:
+    thresholds = {name: value for name, value in good.thresholds.items() if name != missing}
+    assert refusals(judge(replace(good, thresholds=thresholds))) == ["answered"]
+
+
+def test_a_test_set_of_other_data_altogether_is_said_not_refused(good: Evidence) -> None:
+    states = {outcome.name: outcome for outcome in judge(replace(good, stored=frozenset({"somebody", "else"})))}
+    assert states["frozen test set whole"].state == "not applicable"
+    assert "other data" in states["frozen test set whole"].reason
+
+
+def test_a_manifest_that_names_no_near_duplicates_is_not_applicable(good: Evidence) -> None:
+    states = {o.name: o.state for o in judge(replace(good, cells=good.cells.drop(columns="near")))}
+    assert states["near-duplicates apart"] == "not applicable"
+
+
+def test_a_refusal_shows_enough_digits_to_be_understood() -> None:
+    assert bound("x", 0.899999, 0.9, "the share").reason == "the share is 0.899999, required is at least 0.9"
+    assert bound("x", 0.8, 0.9, "the share").reason == "the share is 0.8, required is at least 0.9"
 
 
 @pytest.mark.parametrize(
