@@ -152,9 +152,21 @@ def test_every_parameter_that_the_change_plan_bounds_reruns_what_holds_it_to_tha
     assert [leaf for leaf in bounded if leaf not in strings(stage, "params")] == [], f"add to the params of {stage}"
 
 
+def declared_beside() -> set[str]:
+    """Parameters of the pipelines beside the root's; a stage per row names its own row."""
+    found: set[str] = set()
+    for file in (REPO / "training").rglob("dvc.yaml"):
+        for stage in yaml.safe_load(file.read_text())["stages"].values():
+            names = stage.get("do", stage).get("params", [])
+            found |= {name.replace("${item}", item) for name in names for item in stage.get("foreach", [""])}
+    return found
+
+
 def test_every_parameter_reruns_some_stage() -> None:
     declared = {name for stage in STAGES for name in strings(stage, "params")}
-    assert sorted(leaf for section in PARAMS for leaf in leaves(PARAMS[section], section) if leaf not in declared) == []
+    beside = tuple(f"{name}." for name in declared_beside())
+    unread = [leaf for section in PARAMS for leaf in leaves(PARAMS[section], section) if leaf not in declared]
+    assert sorted(leaf for leaf in unread if not f"{leaf}.".startswith(beside)) == []
 
 
 def test_the_stages_that_look_outside_run_always_and_only_they() -> None:
