@@ -94,7 +94,7 @@ def candidates(phash: npt.NDArray[np.uint64], radius: int) -> Iterator[tuple[Ind
     """Pairs (one < other) of hashes that differ in at most `radius` bits, each once.
 
     Of m bands of bits, one differs in at most radius / m of them (Norouzi et al., Multi-Index Hashing, CVPR 2012), so
-    only cells that share a band up to one bit are compared: for 64 bits and m = radius / 2 + 1 a few in a thousand.
+    only cells that share a band up to one bit are compared: with m = radius / 2 + 1 about one pair in forty.
     """
     bands = radius // 2 + 1
     edges = np.linspace(0, 64, bands + 1).astype(int)

@@ -17,7 +17,7 @@ import pandas as pd
 from service.contract.errors import BlastwatchError, CommandParser, run_command
 from service.contract.files import aside_of, replace_dir
 from training.config import configured
-from training.expectations import COLUMNS, Check, Limits, checks, derive, schema
+from training.expectations import COLUMNS, Check, Limits, by_label, checks, derive, schema
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED
 
@@ -154,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     answers = [
         vars(finding) if not finding.success else {"name": finding.name, "success": True} for finding in findings
     ]
-    write_json(REPORT, {"success": not failed, "cells": len(manifest), "expectations": answers})
+    tables = by_label(manifest, labels) if set(COLUMNS) <= set(manifest.columns) else {}
+    write_json(REPORT, {"success": not failed, "cells": len(manifest), "expectations": answers, "labels": tables})
     for finding in failed:
         print(f"error: {finding.line()}", file=sys.stderr)
     if failed:
