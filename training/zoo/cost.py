@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import torch
@@ -31,16 +31,16 @@ def network_size(network: nn.Module, picture: Pixels) -> tuple[int, int]:
 
 
 def milliseconds(answer: Callable[[Pixels], object], picture: Pixels) -> float:
-    """Of one picture on one thread: the least of nine, which other work on the machine disturbs least."""
+    """Processor time of one picture on one thread, the least of nine: other work on the machine hardly counts in it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     times = []
     try:
         answer(picture)
         for _ in range(_RUNS):
-            started = perf_counter()
+            started = process_time()
             answer(picture)
-            times.append(perf_counter() - started)
+            times.append(process_time() - started)
     finally:
         torch.set_num_threads(before)
     return float(np.min(times) * 1000)

@@ -1,6 +1,6 @@
 """A row's result as JSON: what it ran on and what it said of every cell, from which all figures are computed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,7 @@ def read_result(path: Path) -> Result:
             raise ValueError(f"{row} {status}")
         ran = status == "ran"
         data = value["data"] if ran else {}
-        # Stored as integers: shorter, and the same everywhere.
-        said = np.asarray(value["probabilities"] if ran else np.zeros((0, 0, 0)), dtype=np.float64) / 10**DECIMALS
+        said = unpacked(value["probabilities"]) if ran else np.zeros((0, 0, 0))
         label = np.asarray(data.get("label", []), dtype=np.int64)
         if said.ndim != 3 or (ran and said.shape[1:] != (len(label), len(data["labels"]))):
             raise ValueError(f"probabilities are {said.shape}")
@@ -74,12 +73,18 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     return ((name, folder / f"{name}.json") for name in ROWS)
 
 
-def packed(said: Floats) -> list[list[list[int]]]:
-    """Probabilities [repeats, n, C] as integers of 10⁻⁴, each cell's most probable label kept so."""
+def packed(said: Floats) -> list[str]:
+    """Probabilities [repeats, n, C] as a line a repeat, "9998 1 1;…" in 10⁻⁴; what is most probable stays so."""
     whole = np.rint(said * 10**DECIMALS).astype(np.int64)
     best = said.argmax(axis=2)
     # Rounding may make two labels equal, and the first of equals would be called.
     tied = whole.argmax(axis=2) != best
     np.put_along_axis(whole, best[..., None], whole.max(axis=2, keepdims=True) + tied[..., None], axis=2)
-    found: list[list[list[int]]] = whole.tolist()
+    return [";".join(" ".join(map(str, cell)) for cell in repeat) for repeat in whole.tolist()]
+
+
+def unpacked(lines: Sequence[str]) -> Floats:
+    """The reverse of `packed`."""
+    whole = [[[int(value) for value in cell.split()] for cell in line.split(";")] for line in lines]
+    found: Floats = np.asarray(whole, dtype=np.float64) / 10**DECIMALS
     return found
