@@ -53,8 +53,8 @@ def _header(table: Mapping[str, Any], smears: list[dict[str, Any]]) -> list[str]
         f"Sensitivity, specificity, precision, F1 and AUC: {smears[0]['figures_of']}. Accuracy with its 95 % interval, "
         f"and the paired difference to the CNN-GRU with its own ({table['bootstrap']} resamplings of units; the folds "
         "as given). ECE after a temperature that the other folds' answers asked for, the same for every row. Weights "
-        "and multiply-adds (MMAC, millions, one picture) of networks alone; ms is one core's time for one picture, features "
-        "included. `untrained` is a trunk with random weights: its row says what its shape is worth here, "
+        "and multiply-adds (MMAC, millions, one picture) of networks alone; ms is one core's time for one picture, "
+        "features included. `untrained` is a trunk with random weights: its row says what its shape is worth here, "
         "not what transfer learning is. Sorted by balanced accuracy.",
         "",
         "Rows marked **published** are the review's tables 4 (ALL-IDB1) and 5 (ALL-IDB2), as printed there: other "
