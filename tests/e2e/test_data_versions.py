@@ -106,9 +106,9 @@ def test_what_a_folder_remote_keeps_needs_no_stage_to_run_again(origin: Reposito
     origin.dvc("push", check=True)
     other = origin.clone(tmp_path / "other", share_cache=False)
     assert not (other.path / "data/own/cells").exists()
-    other.dvc("pull", check=True)
+    other.dvc("pull", "--allow-missing", check=True)  # of the pipelines under training/, not run here
     assert stages_run(other.dvc("repro", check=True).stdout) == []
-    assert other.dvc("status", check=True).stdout.strip() == "Data and pipelines are up to date."
+    assert other.dvc("status", *STAGES, check=True).stdout.strip() == "Data and pipelines are up to date."
     assert other.git("status", "--porcelain") == ""
     assert (other.path / "prepared/split.parquet").is_file()
 
@@ -183,7 +183,8 @@ def test_the_documented_commands_are_those_that_are_tested() -> None:
         "dvc remote modify store endpointurl",
         "dvc remote modify --local store access_key_id",
         "dvc push",
-        "dvc pull",
+        "dvc pull --allow-missing",
+        "dvc pull data/own/cells.dvc",
         "dvc import",
         "dvc update --rev v2 data/shared.dvc",
     ):

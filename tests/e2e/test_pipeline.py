@@ -85,7 +85,7 @@ def test_the_reports_say_what_the_issue_asks_for(story: Story) -> None:
 
 def test_metrics_and_plots_can_be_shown_and_compared(story: Story, tmp_path: Path) -> None:
     repository = story.repository.clone(tmp_path / "clone", share_cache=True)
-    repository.dvc("checkout", check=True)
+    repository.dvc("checkout", "--allow-missing", check=True)  # of the pipelines under training/, not run here
     shown = json.loads(repository.dvc("metrics", "show", "--json", check=True).stdout)
     assert "balanced_accuracy" in shown[""]["data"]["reports/evaluation.json"]["data"]
     page = tmp_path / "page"
