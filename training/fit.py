@@ -75,9 +75,9 @@ def fit(
     """Train until the validation loss has not fallen for `patience` epochs, and keep the epoch where it was lowest.
 
     With a patience of 0 all epochs are run and the last weights kept; `validation` may then be empty, and its figures
-    are NaN. `on_step` is called with the number of cells seen in a step. `start` may change the random weights first. With a
-    `checkpoint` every epoch's state is saved there, and training goes on from what it holds, to the same weights as if
-    it had never stopped; whoever has stored the weights deletes it. Raises ConfigError without cells to train or
+    are NaN. `on_step` is called with the number of cells seen in a step. `start` may change the random weights first.
+    With a `checkpoint` every epoch's state is saved there, and training goes on from what it holds, to the same weights
+    as if it had never stopped; whoever has stored the weights deletes it. Raises ConfigError without cells to train or
     validate on, when CUDA is asked for and there is none, and for batches smaller than the group.
     """
     if not len(training) or (config.patience and not len(validation)):
