@@ -35,8 +35,10 @@ class CalibrateConfig:
     """How much of the correlations between components is not believed, which few cells estimate badly."""
     ood_quantile: float = 0.99
     """Share of the validation cells that lie within the edge of the known ones."""
-    picture_slack: float = 1.0
-    """How far beyond that edge a picture may lie: more than 1 where few validation patients do not show all stains."""
+    picture_slack: float = 0.85
+    """How far out a picture may lie, in that edge: less than 1 finds more that is no smear and flags more cells, more
+    than 1 is for few validation patients, who do not show all the stains there are.
+    """
     risk: float = 0.02
     """Wrong answers that are tolerated among those that are given rather than referred."""
     min_coverage: float = 0.85
@@ -48,8 +50,8 @@ class CalibrateConfig:
             raise ValueError(f"method is {self.method!r}: it is {' or '.join(METHODS)}")
         if self.embedding < 1:
             raise ValueError(f"embedding is {self.embedding}: it must be at least 1")
-        if self.picture_slack < 1:
-            raise ValueError(f"picture_slack is {self.picture_slack}: it must be at least 1")
+        if self.picture_slack <= 0:
+            raise ValueError(f"picture_slack is {self.picture_slack}: it must be above 0")
         for name in ("shrinkage", "ood_quantile", "risk", "min_coverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, 0 to 1")

@@ -33,14 +33,19 @@ def draw_all(folder: Path, judged: "Judged", embedding: npt.NDArray[np.float32],
         lambda axes: risk_coverage(axes, judged, abstain),
     )
     for name, draw in zip(NAMES, drawings, strict=True):
-        figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        write_atomic(folder / f"{name}.png", buffer.getvalue())
+        save(folder / f"{name}.png", draw)
+
+
+def save(path: Path, draw: Callable[[Axes], None]) -> None:
+    """One picture in the one style: what `draw` puts on the axes."""
+    figure = Figure(figsize=(6, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
 
 
 def confusion_matrix(axes: Axes, judged: "Judged") -> None:
@@ -121,6 +126,8 @@ def risk_coverage(axes: Axes, judged: "Judged", abstain: float) -> None:
     wrong = float((judged.called != judged.label)[answered].mean()) if answered.any() else 0.0
     label = f"threshold {abstain:.2f}: {share:.0%} answered, {wrong:.1%} wrong"
     axes.plot(share, wrong, "o", color=COLOURS[3], label=label)
+    axes.vlines(share, 0, wrong, color=COLOURS[3], lw=1, ls=":")
+    axes.hlines(wrong, 0, share, color=COLOURS[3], lw=1, ls=":")
     axes.set(xlabel="share of cells answered", ylabel="share of them wrong", title="Risk and coverage", xlim=(0, 1.01))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left")

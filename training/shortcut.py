@@ -1,17 +1,21 @@
 """What can be had without looking at the cell: forests on a few numbers, to hold the network against.
 
 A network that does no better than six colour numbers may be reading the stain; one that does no better than two areas
-may be measuring size alone.
+may be measuring size alone; one that does no better than the source's size, its file's bytes or the picture's border
+may be reading how the set was put together.
 """
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from PIL import Image
 from scipy import ndimage
 
 from service.contract.image import Pixels
 from training.figures import Floats, Integers
 
 LEVELS = 64
+PLACES = 16  # a side, of the small picture whose outermost places are the border
 
 
 def colour_features(images: Pixels) -> Floats:
@@ -30,6 +34,29 @@ def size_features(images: Pixels) -> Floats:
     return np.array([_areas(image[::2, ::2, 0]) for image in images], dtype=np.float64).reshape(-1, 2)
 
 
+def border_features(images: Pixels) -> Floats:
+    """The outermost places of each picture shrunk to 16 × 16, float64 [n, 180] of uint8 [n, H, W, 3]: no cell in it."""
+    small = np.stack([_shrunk(image) for image in images]).astype(np.float64)  # (n, 16, 16, 3)
+    at = np.arange(PLACES)
+    edge = (at == 0) | (at == PLACES - 1)
+    return small[:, edge[:, None] | edge[None]].reshape(len(images), -1)
+
+
+def source_size_features(table: pd.DataFrame) -> Floats | None:
+    """Width, height and aspect of the source's picture, float64 [n, 3]; None where the manifest does not know them."""
+    if not {"width", "height"} <= set(table.columns):
+        return None
+    width, height = (table[name].to_numpy(dtype=np.float64) for name in ("width", "height"))
+    return np.stack([width, height, width / np.maximum(height, 1)], axis=1)
+
+
+def file_size_features(table: pd.DataFrame) -> Floats | None:
+    """Bytes of the source's file, float64 [n, 1]; None where the manifest does not know them."""
+    if "file_bytes" not in table.columns:
+        return None
+    return table[["file_bytes"]].to_numpy(dtype=np.float64)
+
+
 def forest_predictions(
     features: Floats, label: Integers, test_features: Floats, *, trees: int, seed: int
 ) -> npt.NDArray[np.int64]:
@@ -39,6 +66,10 @@ def forest_predictions(
     forest = RandomForestClassifier(trees, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed)
     forest.fit(features, label)
     return np.asarray(forest.predict(test_features), dtype=np.int64)
+
+
+def _shrunk(image: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(image).resize((PLACES, PLACES), Image.Resampling.BOX), dtype=np.uint8)
 
 
 def _areas(red: npt.NDArray[np.uint8]) -> tuple[float, float]:

@@ -195,6 +195,6 @@ def test_the_embedding_is_no_wider_than_the_features_and_a_class_may_be_absent()
 def test_too_few_cells_and_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="more than 4 cells"):
         calibrate(seen(4, 0), seen(3, 1), CONFIG)
-    for name, value in (("embedding", 0), ("risk", 1.5), ("picture_slack", 0.5), ("method", "isotonic")):
+    for name, value in (("embedding", 0), ("risk", 1.5), ("picture_slack", 0.0), ("method", "isotonic")):
         with pytest.raises(ValueError, match=name):
             CalibrateConfig(**{name: value})  # type: ignore[arg-type]
