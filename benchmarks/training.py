@@ -132,7 +132,10 @@ def main() -> None:
     print(f"{len(drawn.label)} cells after {time.perf_counter() - started:.0f} s")
     figures = [epoch(drawn, device, arguments.threads) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    machine = f"{arguments.threads} of {os.cpu_count()} cores ({platform.machine()}){gpu}, torch {torch.__version__}"
+    machine = (
+        f"{arguments.threads} threads on {os.cpu_count()} cores ({platform.machine()}){gpu}, torch {torch.__version__}; "
+        f"load average {os.getloadavg()[0]:.1f}, its own threads included"
+    )
     text = table(figures, f"python -m benchmarks.training --cells {arguments.cells}", machine)
     print(text)
     if arguments.write:
