@@ -12,6 +12,7 @@ STAGES = {
     "train": "trains the CNN-GRU",
     "calibrate": "fits temperature, abstention and out-of-distribution thresholds",
     "evaluate": "measures it on unseen patients, beside the shortcut baseline",
+    "audit": "asks where the figures hold, what is flagged, and what could be had without the cell",
     "export": "puts everything into one ONNX graph and compares it with torch",
     "champion": "asks the ledger which model is in production",
     "gate": "holds the candidate against the change plan",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from service.contract.artifact import Manifest
+from training import tripod
+from training.card_evidence import evidence_sections
 
 FIGURES = {
     "sensitivity": "Sensitivity (malignant cells called malignant)",
@@ -27,6 +29,8 @@ def model_card(
     notes: Sequence[str],
     cells: int,
     units: int,
+    evidence: Mapping[str, object] | None = None,
+    shortcuts: Mapping[str, object] | None = None,
 ) -> str:
     """Markdown.
 
@@ -37,6 +41,8 @@ def model_card(
         notes: what the data set says about itself.
         cells: number of test cells.
         units: number of patients among them (groups of duplicates where patients are unknown).
+        evidence: reports/evidence.json.
+        shortcuts: reports/shortcuts.json.
     """
     labels = ", ".join(f"{label} (malignant)" if label in manifest.malignant else label for label in manifest.labels)
     known = "with known scale" if manifest.scale_known else "whose data had no known scale"
@@ -71,6 +77,7 @@ def model_card(
         "",
         *_table("Per label", evaluation.get("per_class")),
         *_table("Per site", evaluation.get("per_site")),
+        *evidence_sections(evidence or {}, shortcuts or {}),
         "## Data",
         "",
         *([f"- {note}" for note in notes] or ["- The data set says nothing about itself."]),
@@ -81,6 +88,17 @@ def model_card(
         *(["- L1, L2 and L3 are morphology. They no longer guide treatment."] if "L1" in manifest.labels else []),
         "- Probabilities are calibrated on the case mix of the validation patients; another mix shifts them.",
         "",
+        *tripod.table(
+            tripod.items(
+                manifest,
+                evaluation,
+                evidence or {},
+                intended_use=intended_use,
+                notes="; ".join(notes) or "the data set says nothing about itself",
+                cells=cells,
+                units=units,
+            )
+        ),
     ]
     return "\n".join(lines)
 

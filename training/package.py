@@ -118,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
         notes=dataset["notes"],
         cells=len(outputs["label"]),
         units=len(np.unique(outputs["unit"])),
+        evidence=read_json(Path("reports/evidence.json")),
+        shortcuts=read_json(Path("reports/shortcuts.json")),
     )
     artifact = write_artifact(
         ARTIFACT,

@@ -54,6 +54,7 @@ def small(parameters: dict[str, Any]) -> None:
     parameters["train"] |= {"epochs": 2, "threads": 1, "device": "cpu"}
     parameters["calibrate"] |= {"embedding": 8}
     parameters["evaluate"] |= {"bootstrap": 50, "trees": 20}
+    parameters["audit"] |= {"pictures": 12, "bootstrap": 50, "trees": 10}
     parameters["gate"] |= {"bootstrap": 50}
 
 
