@@ -133,8 +133,8 @@ def main() -> None:
     figures = [epoch(drawn, device, arguments.threads) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     machine = (
-        f"{arguments.threads} threads on {os.cpu_count()} cores ({platform.machine()}){gpu}, torch {torch.__version__}; "
-        f"load average {os.getloadavg()[0]:.1f}, its own threads included"
+        f"{arguments.threads} threads on {os.cpu_count()} cores ({platform.machine()}){gpu}, "
+        f"torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}, its own threads included"
     )
     text = table(figures, f"python -m benchmarks.training --cells {arguments.cells}", machine)
     print(text)
