@@ -55,11 +55,11 @@ def moved(pixels: Pixels, down: int = 1, right: int = 1) -> Pixels:
 
 
 def brightened(pixels: Pixels, factor: float = 1.1) -> Pixels:
-    return np.clip(pixels * factor, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels * factor, 0, 255), dtype=np.uint8)
 
 
 def rebalanced(pixels: Pixels) -> Pixels:
-    return np.clip(pixels * np.array([1.05, 0.97, 1.0]), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels * np.array([1.05, 0.97, 1.0]), 0, 255), dtype=np.uint8)
 
 
 COPIES: dict[str, Callable[[Pixels], Pixels]] = {

@@ -1,6 +1,6 @@
 """What hangs together: copies, near-duplicates, patients, pictures that cells were cut out of, blocks of files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ def nobody(number: int, label: str = "healthy", **changes: object) -> SourceCell
     return cell(number, label, patient="", pixel_size_um=0.0, **{"image": png(number, 64), **changes})
 
 
-def same(values: Sequence[object]) -> list[int]:
+def same(values: Iterable[object]) -> list[int]:
     """Equal values as equal numbers, in the order in which they come."""
     known: dict[object, int] = {}
     return [known.setdefault(value, len(known)) for value in values]

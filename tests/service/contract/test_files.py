@@ -77,6 +77,29 @@ def test_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exch
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["dest"]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_very_many_files_are_synced_with_their_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    synced: list[str] = []
+    one_by_one = files._sync
+
+    def sync(path: Path) -> None:
+        synced.append(path.name)
+        one_by_one(path)
+
+    monkeypatch.setattr(files, "_sync", sync)
+    if not at_once:
+        monkeypatch.setattr(files, "_sync_file_system", lambda folder: False)
+    new = tmp_path / "new"
+    new.mkdir()
+    for number in range(files._MANY + 1):
+        (new / f"{number}.png").write_bytes(b"x")
+    replace_dir(new, tmp_path / "cells")
+    assert len(list((tmp_path / "cells").iterdir())) == files._MANY + 1
+    assert len([name for name in synced if name.endswith(".png")]) == (0 if at_once else files._MANY + 1)
+
+
 def test_a_failed_replacement_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dest, new = _folder(tmp_path / "dest", "1"), _folder(tmp_path / "new", "2")
     rename = Path.rename
