@@ -105,9 +105,8 @@ def draw(path: Path, images: Pixels, attribution: Floats, masks: Sequence[Mask])
         axes = figure.add_subplot(1, len(images), k + 1)
         axes.imshow(image)
         positive = np.maximum(values, 0)
-        axes.imshow(
-            positive / max(float(np.quantile(positive, 0.995)), 1e-12), cmap="inferno", alpha=0.55, vmin=0, vmax=1
-        )
+        brightest = max(float(np.quantile(positive, 0.995)), 1e-12)
+        axes.imshow(positive / brightest, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
         axes.contour(mask != REST, levels=[0.5], colors="white", linewidths=1)
         axes.set_axis_off()
     figure.suptitle("What speaks for the answered label (bright); white: the cell's mask")

@@ -92,7 +92,7 @@ def shortcut_bars(axes: Axes, found: Mapping[str, Any]) -> None:
         axes.plot([low, high], [at, at], color="black", lw=1.5)
         axes.text(high + 0.015, at, f"{value:.2f}", va="center")
     axes.axvline(found["chance"], color=GREY, lw=1, ls="--")
-    axes.text(found["chance"], len(rows) - 0.45, " chance", color=GREY, va="bottom", ha="center")
+    axes.text(found["chance"] + 0.01, len(rows) - 0.45, "chance", color=GREY, va="bottom", ha="left")
     axes.set_yticks(np.arange(len(rows))[::-1], [name for name, _ in rows])
     axes.set(xlim=(0, 1.1), ylim=(-0.6, len(rows) - 0.1))
     axes.set(xlabel="balanced accuracy, 95 % interval by patients", title="Could it be had without the cell?")

@@ -37,6 +37,8 @@ def middling(parameters: dict[str, Any]) -> None:
     parameters["split"] |= {"test": 0.4}
     parameters["train"] |= {"epochs": 24, "batch": 32, "device": "cpu"}
     parameters["evaluate"] |= {"bootstrap": 50}
+    parameters["audit"] |= {"pictures": 12, "bootstrap": 50, "trees": 10}
+    parameters["calibrate"] |= {"picture_slack": 1.0}  # few validation patients
 
 
 def automatic(plan: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def model() -> Model:
     calibration, _ = calibrate(
         Seen(*inference.outputs(network, training.images), training.label),
         Seen(*inference.outputs(network, validation.images), validation.label),
-        CalibrateConfig(embedding=12),
+        CalibrateConfig(embedding=12, picture_slack=1.0),  # few validation patients
     )
     manifest = Manifest(
         labels=LABELS, malignant=LABELS[1:], height=64, width=64, field_um=20.0, scale_known=True, embedding_size=12,
