@@ -18,7 +18,7 @@ from training.calibration import softmax
 from training.config import configured
 from training.cross_report import Answers, report
 from training.figures import Integers
-from training.fold_runs import Job, Logits, Material, Recipe, run
+from training.fold_runs import CACHE, Job, Logits, Material, Recipe, run
 from training.folds import Fold, folds
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, load_pixels
@@ -28,8 +28,6 @@ from training.shortcut import colour_features, forest_predictions, size_features
 REPORT = Path("reports/cross_validation.json")
 PICTURE = Path("reports/cross_validation.png")
 ANSWERS = Path("build/cross_validation.npz")
-CACHE = Path("build/folds")
-"""Answers of folds that were trained before; no output of the stage, so that a killed run goes on from it."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from training.figures import Integers
 from training.folds import Names, inner_validation
 
 Logits = npt.NDArray[np.float32]
+CACHE = Path("build/folds")
+"""Answers of trainings that are done; no output of a stage, so that a killed run goes on from it."""
 _CODE = (
     "augment",
     "distributed",
@@ -51,6 +53,12 @@ class Recipe:
     model: Mapping[str, Any]
     train: Mapping[str, Any]
     validation: float = 0.15
+
+
+def longer(recipe: Recipe, times: float) -> Recipe:
+    """The recipe with as many times the epochs and the patience, for fewer cells."""
+    more = {name: round(recipe.train[name] * times) for name in ("epochs", "patience")}
+    return replace(recipe, train={**recipe.train, **more})
 
 
 @dataclass(frozen=True, eq=False)

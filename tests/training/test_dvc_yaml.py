@@ -11,12 +11,15 @@ import yaml
 REPO = Path(__file__).parents[2]
 PACKAGES = ("training", "service")
 STAGES: dict[str, dict[str, object]] = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
+# Run by their names alone; their parameters are named by section.
+BESIDE: dict[str, dict[str, object]] = yaml.safe_load((REPO / "training/dvc.yaml").read_text())["stages"]
+ALL = STAGES | BESIDE
 PARAMS: dict[str, object] = yaml.safe_load((REPO / "params.yaml").read_text())
 
 
 def strings(stage: str, key: str) -> list[str]:
     """Entries of a list in dvc.yaml; of a mapping with options, its name."""
-    entries = STAGES[stage].get(key, [])
+    entries = ALL[stage].get(key, [])
     assert isinstance(entries, list)
     return [next(iter(entry)) if isinstance(entry, dict) else str(entry) for entry in entries]
 
@@ -97,19 +100,19 @@ def test_the_stages_are_those_of_the_design_one_file_each() -> None:
         assert (REPO / "training" / f"{stage}.py").is_file()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ALL)
 def test_every_module_that_a_stage_imports_is_a_dep(stage: str) -> None:
     missing = sorted(path for path in needed(stage) if not covered(path, strings(stage, "deps")))
     assert missing == [], f"add to the deps of {stage}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ALL)
 def test_no_module_is_a_dep_of_a_stage_that_does_not_import_it(stage: str) -> None:
     modules = {path for path in strings(stage, "deps") if path.endswith(".py")}
     assert sorted(modules - needed(stage)) == [], f"remove from the deps of {stage}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ALL)
 def test_a_stage_depends_on_files_that_exist_or_that_a_stage_makes(stage: str) -> None:
     made = [path for other in STAGES for path in outputs(other)]
     unknown = [path for path in strings(stage, "deps") if not covered(path, made) and not (REPO / path).exists()]
@@ -169,6 +172,20 @@ def test_every_parameter_reruns_some_stage() -> None:
     assert sorted(leaf for leaf in unread if not f"{leaf}.".startswith(beside)) == []
 
 
+@pytest.mark.parametrize("stage", BESIDE)
+def test_a_stage_beside_the_pipeline_runs_its_module_at_the_root_and_declares_what_it_reads(stage: str) -> None:
+    assert BESIDE[stage]["cmd"] == f"python -m training.{stage}"
+    assert BESIDE[stage]["wdir"] == ".."
+    declared = strings(stage, "params")
+    assert [name for name in sections_read(stage) if not covered(name.replace(".", "/"), _as_paths(declared))] == []
+    ours = [path for other in STAGES for path in outputs(other)]
+    assert [path for path in outputs(stage) if covered(path, ours)] == []
+
+
+def _as_paths(names: list[str]) -> list[str]:
+    return [name.replace(".", "/") for name in names]
+
+
 def test_the_stages_that_look_outside_run_always_and_only_they() -> None:
     assert [stage for stage in STAGES if STAGES[stage].get("always_changed")] == ["champion", "promote"]
     assert outputs("promote") == []
@@ -176,7 +193,7 @@ def test_the_stages_that_look_outside_run_always_and_only_they() -> None:
 
 def test_outputs_lie_where_git_does_not_look() -> None:
     ignored = (REPO / ".gitignore").read_text().splitlines()
-    for stage in STAGES:
+    for stage in ALL:
         for path in outputs(stage):
             assert f"/{path.split('/')[0]}/" in ignored, path
 
