@@ -170,6 +170,24 @@ def test_the_stage_trains_from_files_and_leaves_curves(tmp_path: Path, capsys: p
     assert list(again) == list(found.weights)
 
 
+def test_the_stage_goes_on_from_its_own_checkpoint_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, path = dataset(tmp_path), tmp_path / "checkpoint/train.npz"
+    settings = {"epochs": 2, "threads": 1, "device": "cpu", "batch": 16}
+
+    def said(data: Cells, **change: object) -> str:
+        plan = Plan({"channels": [4, 8, 8], "gru_hidden": 8, "features": 12}, {**settings, **change})
+        train(data, tmp_path, plan, report=tmp_path / "curves", quiet=True, checkpoint=path)
+        return capsys.readouterr().out
+
+    assert "going on" not in said(data)
+    assert "going on after epoch 2" in said(data)
+    assert pd.read_csv(tmp_path / "curves/plots/metrics/train_loss.tsv", sep="\t")["step"].tolist() == [0, 1]
+    assert "going on" not in said(data, seed=1)
+    assert "going on after epoch 2" in said(data, seed=1)
+    fewer = Cells(data.table.iloc[1:].reset_index(drop=True), data.labels, data.label[1:])
+    assert "going on" not in said(fewer, seed=1)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "complaint"),
     [({"layers": 3}, {}, "model has layers"), ({}, {"augment": {"warp": 1}}, r"train\.augment has warp"),
