@@ -8,8 +8,6 @@ from service.contract.errors import ConfigError
 from training.figures import Floats, Integers
 from training.zoo.settings import ZooConfig
 
-_SMALLEST = 1e-12
-
 
 def fit_head(head: str, features: Floats, label: Integers, config: ZooConfig, seed: int) -> Any:
     """A fitted classifier of features [n, d]; `head` is linear, svm, forest, pca_svm or pca_forest.
@@ -19,14 +17,14 @@ def fit_head(head: str, features: Floats, label: Integers, config: ZooConfig, se
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.decomposition import PCA
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.feature_selection import VarianceThreshold
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
     reduction, _, kind = head.rpartition("_")
-    steps: list[Any] = [VarianceThreshold(_SMALLEST), StandardScaler()]
+    # Of an untrained trunk features may be minute; what matters is how they differ.
+    steps: list[Any] = [StandardScaler()]
     if reduction:
         # Each calibrating part of an SVM has two thirds of the cells.
         components = min(config.components, len(label) // 2, features.shape[1])

@@ -22,6 +22,15 @@ def test_every_head_learns_and_says_probabilities(head: str) -> None:
     assert (said.argmax(axis=1) == label[45:]).mean() > 0.7
 
 
+def test_minute_features_of_an_untrained_trunk_count_like_any() -> None:
+    rng = np.random.default_rng(0)
+    label = np.arange(40) % 2
+    features = rng.normal(size=(40, 5)) + 3 * label[:, None]
+    for head in HEADS:
+        model = fit_head(head, features * 1e-10, label, ZooConfig(trees=20), seed=0)
+        assert (probabilities(model, features * 1e-10, 2).argmax(axis=1) == label).mean() > 0.9, head
+
+
 def test_a_class_with_one_cell_is_refused() -> None:
     with pytest.raises(ConfigError, match="a single training cell"):
         fit_head("svm", np.eye(5), np.array([0, 0, 1, 1, 2]), ZooConfig(), seed=0)
