@@ -18,7 +18,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     rows: list[dict[str, Any]] = table["rows"]
     ran = [row for row in rows if row["status"] == "ran"]
     smears = [row for row in ran if row["kind"] != "expression"]
-    lines = ["# The review's systems, side by side", "", *_header(table, smears), ""]
+    lines = [
+        "# The review's systems, side by side",
+        "",
+        *_header(table, smears),
+        "",
+        *([table["note"], ""] if table["note"] else []),
+    ]
     lines += _table(HEADINGS, [_measured(row) for row in sorted(smears, key=_rank)])
     lines += [*_printed_rows(), "", *_verdict(table, smears), ""]
     if expression := [row for row in ran if row["kind"] == "expression"]:
@@ -51,11 +57,11 @@ def _header(table: Mapping[str, Any], smears: list[dict[str, Any]]) -> list[str]
         "judged by a system that did not train on it; a figure is the mean over the repeats.",
         "",
         f"Sensitivity, specificity, precision, F1 and AUC: {smears[0]['figures_of']}. Accuracy with its 95 % interval, "
-        f"and the paired difference to the CNN-GRU with its own ({table['bootstrap']} resamplings of units; the folds "
-        "as given). ECE after a temperature that the other folds' answers asked for, the same for every row. Weights "
-        "and multiply-adds (MMAC, millions, one picture) of networks alone; ms is one core's time for one picture, "
-        "features included. `untrained` is a trunk with random weights: its row says what its shape is worth here, "
-        "not what transfer learning is. Sorted by balanced accuracy.",
+        "and the paired difference to the CNN-GRU with its own, on the repeats that both have "
+        f"({table['bootstrap']} resamplings of units; the folds as given). ECE after a temperature that the other "
+        "folds' answers asked for, the same for every row. Weights and multiply-adds (MMAC, millions, one picture) of "
+        "networks alone; ms is one core's time for one picture, features included. `untrained` is a trunk with random "
+        "weights: its row says what its shape is worth here, not what transfer learning is. Sorted by balanced accuracy.",
         "",
         "Rows marked **published** are the review's tables 4 (ALL-IDB1) and 5 (ALL-IDB2), as printed there: other "
         f"cells, other splits, not measured here ({source()}).",

@@ -1,6 +1,6 @@
 """The table of the zoo: every row that was run, those that were not and why, and the review's printed figures.
 
-`python -m training.zoo.table [--rows FOLDER] [--out PREFIX]` writes PREFIX.md, PREFIX.json and PREFIX.png.
+`python -m training.zoo.table [--rows FOLDER] [--out PREFIX] [--note TEXT]` writes PREFIX.md, .json and .png.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ OURS = "cnn_gru"
 _DATA = ("name", "cells", "pixels", "labels", "malignant", "sha256")
 
 
-def tabulate(results: Mapping[str, Result], *, draws: int, seed: int) -> dict[str, Any]:
+def tabulate(results: Mapping[str, Result], *, draws: int, seed: int, note: str = "") -> dict[str, Any]:
     """The content of zoo.json. Raises ConfigError when rows are of different cells or folds."""
     smears = {name: found for name, found in results.items() if not found.reason and ROWS[name].kind != "expression"}
     _same(smears)
@@ -48,6 +48,7 @@ def tabulate(results: Mapping[str, Result], *, draws: int, seed: int) -> dict[st
         else None,
         "counts": _counts(next(iter(smears.values()))) if smears else None,
         "bootstrap": draws,
+        "note": note,
         "rows": rows,
         "better": {
             figure: [row["row"] for row in rows if (row.get("against_ours") or {}).get(figure, {}).get("better")]
@@ -79,11 +80,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m training.zoo.table", description=main.__doc__)
     parser.add_argument("--rows", type=Path, default=FOLDER, help="the folder of the rows' results (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/zoo"), help="what the files' names start with")
+    parser.add_argument("--note", default="", help="how these rows were run, for the head of the page")
     asked = parser.parse_args(argv)
     from training.zoo.picture import draw
 
     config, _ = parse(read_params("zoo"), read_params("evaluate"), OURS)
-    table = tabulate(read_results(asked.rows), draws=config.bootstrap, seed=config.seed)
+    table = tabulate(read_results(asked.rows), draws=config.bootstrap, seed=config.seed, note=asked.note)
     write_json(asked.out.with_suffix(".json"), table)
     write_atomic(asked.out.with_suffix(".md"), markdown(table))
     write_atomic(asked.out.with_suffix(".png"), draw(table))

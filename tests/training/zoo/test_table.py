@@ -67,6 +67,7 @@ def test_who_is_better_by_the_paired_interval_is_named() -> None:
     page = markdown(found)
     assert "Better than the CNN-GRU by the paired interval of the accuracy: ResNet18." in page
     assert "+20.0" in page
+    assert "on Sundays" in markdown(tabulate(rows, draws=50, seed=0, note="Run on Sundays."))
     page = markdown(tabulate({"cnn_gru": result("cnn_gru", 2), "vgg16": result("vgg16", 1)}, draws=300, seed=0))
     assert "No row is better than the CNN-GRU by the paired interval of the accuracy." in page
 
