@@ -61,7 +61,8 @@ def _header(table: Mapping[str, Any], smears: list[dict[str, Any]]) -> list[str]
         f"({table['bootstrap']} resamplings of units; the folds as given). ECE after a temperature that the other "
         "folds' answers asked for, the same for every row. Weights and multiply-adds (MMAC, millions, one picture) of "
         "networks alone; ms is one core's time for one picture, features included. `untrained` is a trunk with random "
-        "weights: its row says what its shape is worth here, not what transfer learning is. Sorted by balanced accuracy.",
+        "weights: its row says what its shape is worth here, not what transfer learning is. Sorted by balanced "
+        "accuracy.",
         "",
         "Rows marked **published** are the review's tables 4 (ALL-IDB1) and 5 (ALL-IDB2), as printed there: other "
         f"cells, other splits, not measured here ({source()}).",

@@ -41,7 +41,7 @@ def draw(table: Mapping[str, Any]) -> bytes:
         axes.plot([], [], "o-", color=_KINDS[kind], label=_NAMES[kind])
     if rows:
         axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="untrained trunk")
-        axes.legend(fontsize=7, loc="lower left")
+        axes.legend(fontsize=7, loc="upper left")
     title = f"{table['data']['name']}: {table['data']['cells']} cells" if table["data"] else "no row was run"
     axes.set(xlabel="accuracy, % (95 % interval)", title=title)
     for side in ("top", "right"):
