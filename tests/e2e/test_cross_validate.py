@@ -17,8 +17,9 @@ def test_one_command_cross_validates_a_data_set(tmp_path: Path) -> None:
     repository = Repository.copy(tmp_path / "repository", {"params.yaml": few})
     done = repository.dvc("repro", "training/dvc.yaml:cross_validate")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert stages_run(done.stdout)[:2] == ["prepare", "validate"]
-    assert "train" not in stages_run(done.stdout)
+    ran = stages_run(done.stdout)
+    assert ran.index("prepare") < ran.index("validate") < ran.index("cross_validate")
+    assert "train" not in ran
     found = json.loads((repository.path / "reports/cross_validation.json").read_text())
     assert (found["folds"], found["repeats"], len(found["per_fold"])) == (2, 2, 4)
     assert found["cells"] == 4 * 9 * 5
