@@ -169,7 +169,7 @@ def main() -> None:
             said = one[stage]
             print(
                 f"{count:>7} cells, {one['pixels_mib']:>5} MiB of pixels, {stage:<20} {said['seconds']:>6} s "
-                f"{said['images_per_second']:>6} images/s {said['own_mib']:>4} MiB own, {said['all_mib']:>4} with workers"
+                f"{said['images_per_second']:>6} images/s {said['own_mib']:>4} MiB, {said['all_mib']:>4} with workers"
             )
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

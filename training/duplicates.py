@@ -25,8 +25,8 @@ SAME, SAME_OF_TWO = 0.82, 0.95
 _COARSE_SAME, _COARSE_SAME_OF_TWO = 0.45, 0.75  # where they lie, before any shift is tried
 
 _CROWD = 4096  # cells of one band: of more, each is compared with the nearest in the hashes' order
-_BLOCK = 1 << 22  # pairs of hashes that are looked at together
-_PAIRS = 2048  # pairs of pictures
+_BLOCK = 1 << 19  # pairs of hashes that are looked at together
+_PAIRS = 256  # pairs of pictures
 _FLAT = 0.25  # grey levels: less detail than this is a blank picture, which is like any other
 
 Singles = npt.NDArray[np.float32]

@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         data.labels, tuple(about["malignant"]), test.label, test.column("unit"), test.column("site"),
         said.probabilities, *shortcuts(data, images, config),
     )  # fmt: skip
-    found = report(judged, config)
+    found = {**report(judged, config), "notes": list(about["notes"])}
     write_json(REPORT, found)
     write_npz(OUTPUTS, candidate_outputs(judged, test, said.embedding, said.ood_score))
     plots.draw_all(PLOTS, judged, said.embedding, calibration.abstain)

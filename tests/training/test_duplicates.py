@@ -1,6 +1,7 @@
 """Near-duplicates: traps of real sets are found, different cells never are, and nothing is compared with everything."""
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -8,8 +9,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from service.contract.image import Pixels, decode
+from service.contract.image import Field, Pixels, decode, load_field
 from tests.support.images import jpeg as encoded_jpeg
+from tests.support.realdata import data_folder
+from training.datasets import open_dataset
 from training.datasets.synthetic import LABELS, stream
 from training.duplicates import (
     BITS,
@@ -163,3 +166,22 @@ def pairs_of(hashes: npt.NDArray[np.uint64], radius: int) -> list[tuple[int, int
 def test_a_noisy_picture_is_a_copy_of_itself_alone() -> None:
     noise = [decode(encoded_jpeg(seed, 128)) for seed in range(20)]
     assert found([*noise, noise[7]]) == {(7, 20)}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("tecom_wbc", "071+084 157+158 166+171 167+169"),
+        ("bccd", "204+277 205+276 226+261 227+260 237+252 243+250 244+247 248+249 384+393"),
+    ],
+)
+def test_what_real_sets_hold(kind: str, wanted: str) -> None:
+    """Looked at one by one: each pair is one cell twice, in bccd on two photographs of a field."""
+    cells = list(open_dataset({"kind": kind, "root": str(data_folder(kind))}).cells())
+    pictures = [load_field(cell.image, Field(), cell.pixel_size_um) for cell in cells]
+    number = [re.findall(r"\d{3,}", cell.source)[0][-3:] for cell in cells]
+    names = {
+        f"{number[one]}+{number[other]}" for one, other in found(pictures) if (pictures[one] != pictures[other]).any()
+    }
+    assert " ".join(sorted(names)) == wanted
