@@ -85,7 +85,9 @@ class Peak:
         self._watch.join()
 
     def _sample(self) -> None:
-        while not self._over.wait(0.05):
+        over = False
+        while not over:
+            over = self._over.wait(0.05)  # and once at the end
             own = anonymous("self")
             children = Path("/proc/self/task").glob("*/children")
             others = sum(anonymous(child) for tasks in children for child in tasks.read_text().split())
