@@ -128,7 +128,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{found['cells']} cells of {found['units']} patients or pictures ({', '.join(found['labels'])}), "
         f"{found['repeats']} × {found['folds']} folds, the same for all; intervals are 95 % over resampled units. "
         f"Imbalanced: {found['rare']} cut to a part in training alone. Differences below {found['margin']:g} make no "
-        "difference: a claimed gain does not hold where the interval ends below that. ms: processor time of one picture in torch, one thread, in turns.",
+        "difference: a claimed gain does not hold where the interval ends below that. "
+        "ms: processor time of one picture in torch, one thread, in turns.",
         "",
         "## Verdicts",
         "",
