@@ -28,6 +28,7 @@ from training.shortcut import colour_features, forest_predictions, size_features
 REPORT = Path("reports/cross_validation.json")
 PICTURE = Path("reports/cross_validation.png")
 ANSWERS = Path("build/cross_validation.npz")
+PRETRAINED = Path("build/pretrained.npz")
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="folds at once; default: as many as cores")
     arguments = parser.parse_args(argv)
     from training.cross_plot import draw
+    from training.initial import with_pretrained
 
     config = configured(CrossValidateConfig, "evaluate", read_params("evaluate"))
-    recipe = Recipe(read_params("model"), read_params("train"), float(read_params("split", "validation")))
+    train = with_pretrained(read_params("train"), PRETRAINED)
+    recipe = Recipe(read_params("model"), train, float(read_params("split", "validation")))
     material, about, path = material_of()
     answers, parts = cross_validate(material, recipe, config, CACHE, workers=arguments.workers)
     found = report(

@@ -1,12 +1,17 @@
 """The weights that training starts from, as section `train` names them: a file that is what it was agreed to be."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.contract.errors import ConfigError
 from service.contract.files import sha256_file
+from training.arrays import read_npz
 from training.models.cnn_gru import CnnGru
 from training.models.initial import ARTIFACT_GRAPH, start_from
 from training.recipe import TrainConfig
+
+PRETRAINED = Path("build/pretrained.npz")
 
 
 def initial_of(config: TrainConfig) -> Path | None:
@@ -30,6 +35,18 @@ def initial_of(config: TrainConfig) -> Path | None:
             "restore the file that was agreed on, or agree on this one"
         )
     return path
+
+
+def with_pretrained(train: Mapping[str, Any], pretrained: Path = PRETRAINED) -> dict[str, Any]:
+    """Section `train` with what the pretrain stage made as its start; unchanged where it made nothing.
+
+    Raises ConfigError when the section names another start too.
+    """
+    if not read_npz(pretrained):
+        return dict(train)
+    if train.get("initial"):
+        raise ConfigError("params.yaml: train.initial names a start, and pretrain.cells asks for another: drop one")
+    return {**train, "initial": str(pretrained), "initial_sha256": sha256_file(pretrained)}
 
 
 def begin(network: CnnGru, path: Path) -> str:

@@ -1,7 +1,8 @@
-"""Stage `pretrain` of training/dvc.yaml: the configured network learns synthetic cells first → build/pretrained.npz.
+"""Stage `pretrain`: where `pretrain.cells` asks for it, the configured network learns synthetic cells first.
 
-For `train.initial`: a set of a few hundred cells then starts from a network that has seen cells, stains and scanners.
-The last layer is of the synthetic labels, and stays behind.
+A set of a few hundred cells then starts from a network that has seen cells, stains and scanners: the train stage and
+the cross-validation start from build/pretrained.npz unless it is empty. The last layer is of the synthetic labels, and
+stays behind.
 """
 
 import os
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from service.contract.errors import CommandParser, run_command
-from service.contract.files import sha256_file
 from service.contract.image import Field
 from training.arrays import Arrays, write_npz
 from training.config import configured
@@ -35,15 +35,20 @@ LAST_LAYER = "classify."
 class PretrainConfig:
     """Section `pretrain` of params.yaml; all else is as in section `train`."""
 
-    cells: int = 20000
+    cells: int = 0
+    """0: none, and training starts from random weights or from `train.initial`."""
     seed: int = 11
     epochs: int = 8
+    batch: int = 64
+    learning_rate: float = 3e-3
     sites: tuple[str, ...] = ("site-a", "site-b")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with. Raises ValueError."""
-        if self.epochs < 1 or self.seed < 0:
-            raise ValueError(f"epochs is {self.epochs} and seed {self.seed}: at least 1, and at least 0")
+        if self.epochs < 1 or self.seed < 0 or self.cells < 0:
+            raise ValueError(
+                f"cells is {self.cells}, epochs {self.epochs} and seed {self.seed}: at least 0, at least 1, at least 0"
+            )
 
 
 def pretrain(
@@ -63,7 +68,11 @@ def pretrain(
     from training.fit import Examples, TrainConfig, fit
     from training.models.cnn_gru import CnnGruConfig
 
-    settings = {**train, "seed": config.seed, "epochs": config.epochs, "initial": "", "initial_sha256": ""}
+    # There are cells enough to choose the epoch by, whatever the set that follows has.
+    settings = {
+        **train, "seed": config.seed, "epochs": config.epochs, "batch": config.batch, "patience": config.epochs,
+        "learning_rate": config.learning_rate, "initial": "", "initial_sha256": "",
+    }  # fmt: skip
     augmentation = configured(AugmentConfig, "train.augment", settings.pop("augment", {}))
     recipe = configured(TrainConfig, "train", settings)
     height, width = drawn.images.shape[1:3]
@@ -98,6 +107,10 @@ def main(argv: list[str] | None = None) -> int:
     from training.checkpoint import Checkpoint, key_of
 
     config = configured(PretrainConfig, "pretrain", read_params("pretrain"))
+    if not config.cells:
+        write_npz(PRETRAINED, {})
+        print("pretrain.cells is 0: training does not start from synthetic cells")
+        return 0
     field = configured(Field, "field", read_params("field"))
     model, train = read_params("model"), read_params("train")
     drawn = draw(config.cells, config.seed, config.sites, field, DRAWN, workers=os.cpu_count() or 1)
@@ -109,8 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     best = fitted.best
     print(
         f"kept epoch {best.number + 1} of {len(fitted.history)}: validation loss {best.validation_loss:.3f}, "
-        f"balanced accuracy {best.validation_balanced_accuracy:.3f}\n"
-        f"to start from it: train.initial: {PRETRAINED}, train.initial_sha256: {sha256_file(PRETRAINED)}"
+        f"balanced accuracy {best.validation_balanced_accuracy:.3f}"
     )
     return 0
 

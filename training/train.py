@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path("build/weights.npz")
 MODEL_CONFIG = Path("build/model_config.json")
 REPORT = Path("reports/training")
+PRETRAINED = Path("build/pretrained.npz")
 CHECKPOINT = Path("build/checkpoint/train.npz")
 """Of a training that has not ended; no output of the stage, so that DVC leaves it there when it starts again."""
 
@@ -148,10 +149,11 @@ def main(argv: list[str] | None = None) -> int:
     # is read when torch is loaded, hence the late imports.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from training.distributed import joined
+    from training.initial import with_pretrained
 
     labels = tuple(read_json(PREPARED / "dataset.json")["labels"])
     data = cells(read_parquet(PREPARED / "manifest.parquet"), read_parquet(PREPARED / "split.parquet"), labels)
-    plan = Plan(read_params("model"), read_params("train"))
+    plan = Plan(read_params("model"), with_pretrained(read_params("train"), PRETRAINED))
     with joined(str(plan.train.get("device"))) as group:
         fitted, model = train(data, PREPARED, plan, report=REPORT, checkpoint=CHECKPOINT, group=group)
         if group.first:

@@ -92,9 +92,13 @@ def test_comments_and_every_other_line_stay(params: Path) -> None:
     assert gone == {"      # Children's shares of L1, L2 and L3 among blasts: 70, 27 and 3 % of the cells."}
     before, after = yaml.safe_load(PARAMS), yaml.safe_load(text)
     assert after["data"]["sources"] == [{"kind": "all_idb2", "root": "data/set"}]
-    assert (after["field"].pop("crop"), before["field"].pop("crop")) == (0.74, 1.0)
+    assert (after["field"]["crop"], before["field"]["crop"]) == (0.74, 1.0)
     for whole in (before, after):
         del whole["data"]
+    for name in RECOMMENDED["all_idb2"].settings:
+        assert section(after, *name.split(".")) != section(before, *name.split(".")), name
+        *path, last = name.split(".")
+        section(after, *path)[last] = section(before, *name.split("."))
     assert before == after
 
 

@@ -92,7 +92,7 @@ def sections_read(stage: str) -> set[str]:
 
 def test_the_stages_are_those_of_the_design_one_file_each() -> None:
     assert list(STAGES) == [
-        *("prepare", "validate", "split", "bounds", "train", "calibrate", "evaluate", "audit", "export"),
+        *("prepare", "validate", "split", "bounds", "pretrain", "train", "calibrate", "evaluate", "audit", "export"),
         *("champion", "gate", "package", "promote"),
     ]
     for stage in STAGES:

@@ -10,15 +10,15 @@ from service.contract.errors import ConfigError
 from service.contract.files import sha256_file
 from service.contract.image import Field
 from tests.support.networks import SMALL, discs
-from training.arrays import write_npz
+from training.arrays import read_npz, write_npz
 from training.augment import AugmentConfig
 from training.datasets.synthetic import LABELS
 from training.drawn import CELLS_PER_PATIENT, Drawn, draw, specs
 from training.fit import Examples, TrainConfig, fit
-from training.initial import begin, initial_of
+from training.initial import begin, initial_of, with_pretrained
 from training.models import inference
 from training.models.cnn_gru import CnnGru
-from training.pretrain import PretrainConfig, pretrain, transferable
+from training.pretrain import PRETRAINED, PretrainConfig, main, pretrain, transferable
 
 FIELD = Field(32, 32, 20.0)
 MODEL = {"channels": [4, 8, 8], "gru_hidden": 8, "features": 12, "dropout": 0.1}
@@ -104,3 +104,22 @@ def test_a_start_that_is_not_what_was_agreed_on_is_refused(tmp_path: Path) -> No
 def write(folder: Path, network: CnnGru) -> Path:
     write_npz(folder / "other.npz", inference.to_arrays(network.state_dict()))
     return folder / "other.npz"
+
+
+def test_without_cells_an_empty_file_says_that_nothing_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("pretrain: {cells: 0}\n")
+    assert main([]) == 0
+    assert read_npz(PRETRAINED) == {}
+    assert with_pretrained({"initial": "", "epochs": 3}) == {"initial": "", "epochs": 3}
+
+
+def test_what_was_learned_is_where_training_starts_unless_another_start_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pretrained.npz"
+    write_npz(path, {"fold": np.zeros(3)})
+    started = with_pretrained({"initial": "", "initial_sha256": ""}, path)
+    assert started == {"initial": str(path), "initial_sha256": sha256_file(path)}
+    with pytest.raises(ConfigError, match="drop one"):
+        with_pretrained({"initial": "other.npz"}, path)
