@@ -69,6 +69,7 @@ def build_backbone(name: str, weights: Path | None = None) -> Backbone:
     Raises ConfigError for a name that the zoo does not use, and for weights that are missing or another network's.
     """
     if name in TIMM:
+        torchvision_models()  # timm imports torchvision, which may need help with that (docs/adr/0005)
         import timm
 
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)

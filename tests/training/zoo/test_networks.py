@@ -1,5 +1,7 @@
 """Trunks of torchvision and timm: shapes, weights, and what is said when weights are missing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from training.zoo.composed import Hybrid, SdctNet
 from training.zoo.networks import Classifier, build_backbone
 from training.zoo.rows import NETWORKS, ROWS
 
+REPO = Path(__file__).parents[3]
 WIDTHS = {
     "alexnet": 4096, "vgg16": 4096, "vgg19": 4096, "googlenet": 1024, "resnet18": 512, "resnet50": 2048,
     "mobilenet_v2": 1280, "shufflenet_v2_x1_0": 1024, "squeezenet1_0": 512, "mobilenetv1_100": 1024,
@@ -27,6 +30,16 @@ def test_every_network_gives_its_features_and_a_log_probability_a_class(name: st
         pictures = torch.rand(2, 3, 64, 64)
         assert backbone.eval()(pictures).shape == (2, WIDTHS[name])
         assert Classifier(backbone, 5, 64, 64).eval()(pictures).shape == (2, 5)
+
+
+def test_timm_is_imported_where_torchvision_was_not_yet() -> None:
+    # Its own process: here other tests have imported torchvision, and timm finds it.
+    code = (
+        "import torch; from training.zoo.networks import build_backbone\n"
+        "with torch.device('meta'): print(build_backbone('mobilenetv1_100').eval()(torch.rand(1, 3, 64, 64)).shape[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.stdout == "1024\n", done.stderr[-2000:]
 
 
 def test_every_network_of_a_row_is_known() -> None:
