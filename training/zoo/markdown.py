@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from training.zoo.published import Published, published, source
-from training.zoo.rows import ROWS
+from training.zoo.rows import ROWS, TRAINED
 
 HEADINGS = (
     "system", "accuracy %", "sens %", "spec %", "prec %", "F1", "bal. acc %", "macro F1", "AUC", "ECE", "weights M",
@@ -77,10 +77,7 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
     figure, cost = row["figures"], row["cost"]
     low, high = figure["accuracy_interval"]
     against = (row.get("against_ours") or {}).get("accuracy")
-    trunk = ", ".join(
-        "untrained" if part["source"] == "untrained" else f"{part['source']} ({part['sha256'][:8]})"
-        for part in row["weights"]
-    )
+    trunk = ", ".join(dict.fromkeys(_origin(part, row["mode"]) for part in row["weights"]))
     return [
         f"{row['title']} {row['reference']}" if row["kind"] != "ours" else f"**{row['title']}** {row['reference']}",
         f"{_percent(figure['accuracy'])} ({_percent(low)}–{_percent(high)})",
@@ -96,6 +93,12 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
         row["mode"] + (f", {row['epochs']} epochs" if row["epochs"] else ""),
         f"{row['folds']} × {row['repeats']}",
     ]
+
+
+def _origin(part: Mapping[str, str], mode: str) -> str:
+    if part["sha256"]:
+        return f"{part['source']} ({part['sha256'][:8]})"
+    return "random start" if mode == TRAINED else "untrained"
 
 
 def _difference(against: Mapping[str, Any]) -> str:

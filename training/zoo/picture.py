@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from training.zoo.rows import TRAINED
+
 # Colour-blind safe (Wong, Nature Methods 8 (2011) 441), as in training.plots.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY = "#888888"
@@ -30,7 +32,7 @@ def draw(table: Mapping[str, Any]) -> bytes:
         low, high = row["figures"]["accuracy_interval"]
         colour = _KINDS[row["kind"]]
         axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2)
-        untrained = any(part["source"] == "untrained" for part in row["weights"])
+        untrained = row["mode"] != TRAINED and any(not part["sha256"] for part in row["weights"])
         axes.plot(
             100 * row["figures"]["accuracy"], place, "o", color=colour, markerfacecolor="white" if untrained else colour
         )

@@ -13,6 +13,8 @@ TORCHVISION = (
 )  # fmt: skip
 NETWORKS = (*TORCHVISION, *TIMM)
 """Names in their libraries."""
+TRAINED = "all weights trained"
+"""How a row says that no part of its network was frozen."""
 HEADS = ("linear", "svm", "forest", "pca_svm", "pca_forest")
 
 
@@ -66,7 +68,8 @@ ROWS: Mapping[str, Row] = {
     "squeezenet": Row("SqueezeNet", "network", "transfer learning", _VISION, ("squeezenet1_0",)),
     "hybrid": Row(
         "ResNet18 + MobileNetV2 hybrid", "composed", "[36]", _VISION, ("resnet18", "mobilenet_v2"),
-        remark="each network's probabilities, weighted by how sure it is",
+        remark="trained, it weights each network's probabilities by how sure it is; as frozen trunks, a linear layer "
+        "sees the features of both",
     ),
     "squeezenet_svm": Row(
         "SqueezeNet + SVM", "features", "[15]", f"{_VISION}, {_SKLEARN}", ("squeezenet1_0",), "svm"

@@ -27,7 +27,7 @@ from training.pixels import PREPARED, load_pixels
 from training.scaling import fit_temperature
 from training.zoo import golub
 from training.zoo.results import FOLDER, not_run, packed
-from training.zoo.rows import row_of
+from training.zoo.rows import TRAINED, row_of
 from training.zoo.settings import RowSettings, ZooConfig, parse
 from training.zoo.systems import Recipe, ZooCells, code_digest, digest_of, system_of, weights_used
 
@@ -163,9 +163,9 @@ def _key(recipe: Recipe, weights: list[dict[str, str]], digest: str) -> str:
 def _mode(recipe: Recipe) -> str:
     if recipe.row.kind == "ours":
         start = "" if recipe.row.variant == "sd_cnn" else Path(str(recipe.train.get("initial", ""))).name
-        return f"all weights trained, from {start or 'random ones'}"
+        return f"{TRAINED}, from {start or 'random ones'}"
     if recipe.row.kind in ("network", "composed"):
-        return "frozen trunk, linear layer" if recipe.own.mode == "features" else "all weights trained"
+        return "frozen trunk, linear layer" if recipe.own.mode == "features" else TRAINED
     return "frozen trunk" if recipe.row.kind == "features" else "learned in each fold"
 
 

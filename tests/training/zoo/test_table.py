@@ -1,6 +1,7 @@
 """Figures of answers that are known, and who is called better."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from service.contract.errors import ConfigError
 from training.zoo.figures_of import compare, figures_of, kind_of_figures
 from training.zoo.markdown import markdown
 from training.zoo.results import DECIMALS, Result, not_run, packed, read_result, unpacked
+from training.zoo.rows import ROWS
 from training.zoo.table import tabulate
 
 
@@ -108,3 +110,18 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Any) -> None:
     write_json(tmp_path / "vgg16.json", {"row": "vgg_f", "status": "ran"})
     with pytest.raises(ConfigError, match="is not a row's result"):
         read_result(tmp_path / "vgg16.json")
+
+
+def test_an_untrained_trunk_is_told_from_one_that_was_trained_from_random_weights() -> None:
+    rows = {"vgg16": result("vgg16", 1), "resnet18": result("resnet18", 1), "squeezenet": result("squeezenet", 1)}
+    said = {}
+    for name, mode, source, digest in (
+        ("vgg16", "frozen trunk, linear layer", "untrained", ""),
+        ("resnet18", "all weights trained", "untrained", ""),
+        ("squeezenet", "all weights trained", "w.pth", "0123456789abcdef"),
+    ):
+        weights = [{"network": name, "source": source, "sha256": digest}]
+        rows[name] = replace(rows[name], about={**rows[name].about, "mode": mode, "weights": weights})
+        page = markdown(tabulate(rows, draws=10, seed=0))
+        said[name] = next(line for line in page.splitlines() if line.startswith(f"| {ROWS[name].title}")).split(" | ")
+    assert [cells[14] for cells in said.values()] == ["untrained", "random start", "w.pth (01234567)"]
