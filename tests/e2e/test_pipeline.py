@@ -18,7 +18,7 @@ from tests.support.realdata import data_folder
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("pipeline")]
 
 STAGES = [
-    *("prepare", "validate", "split", "bounds", "train", "calibrate", "evaluate", "audit", "export"),
+    *("prepare", "validate", "split", "bounds", "pretrain", "train", "calibrate", "evaluate", "audit", "export"),
     *("champion", "gate", "package", "promote"),
 ]
 

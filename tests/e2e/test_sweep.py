@@ -31,8 +31,9 @@ def test_a_queued_sweep_stays_inside_the_bounds_of_the_plan(repository: Reposito
     states = finished(repository)
     assert sorted(states.values()) == ["Failed", "Success"]
     logs = {state: repository.dvc("queue", "logs", name, check=True).stdout for name, state in states.items()}
-    assert stages_run(logs["Success"]) == ["bounds", "train"]
-    assert stages_run(logs["Failed"]) == ["bounds"]
+    # Stage `pretrain` learns nothing here, and may come before or after.
+    assert [stage for stage in stages_run(logs["Success"]) if stage != "pretrain"] == ["bounds", "train"]
+    assert [stage for stage in stages_run(logs["Failed"]) if stage != "pretrain"] == ["bounds"]
     refusals = [line for line in logs["Failed"].splitlines() if "outside change_plan.yaml" in line]
     assert len(refusals) == 1
     assert "train.learning_rate = 0.5 (assessed: from 0.0001 to 0.01)" in refusals[0]
