@@ -178,5 +178,5 @@ class Repository:
 
 
 def stages_run(output: str) -> list[str]:
-    """Stages that a `dvc repro` ran, by what it printed, whichever file they are in; neither skipped nor restored ones."""
+    """Stages that a `dvc repro` ran, by what it printed, in whichever file; neither skipped nor restored ones."""
     return re.findall(r"Running stage '(?:[\w./]+:)?(\w+)'", output)
