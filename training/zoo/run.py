@@ -31,6 +31,7 @@ from training.zoo.rows import TRAINED, row_of
 from training.zoo.settings import RowSettings, ZooConfig, parse
 from training.zoo.systems import Recipe, ZooCells, code_digest, digest_of, system_of, weights_used
 
+PRETRAINED = Path("build/pretrained.npz")
 KEPT = Path("build/zoo")
 _LEAST = 1e-4  # a forest says 0, of which there is no logarithm
 
@@ -203,9 +204,12 @@ def main(argv: list[str] | None = None) -> int:
         found = run_golub(config, own) if config.golub else not_run(asked.row, reason)
     else:
         cells, about = load_cells()
-        recipe = Recipe(
-            row, config, own, read_params("model"), read_params("train"), float(read_params("split", "validation"))
-        )
+        train = read_params("train")
+        if row.kind == "ours":  # as cross_validate trains it, whose folds are taken
+            from training.initial import with_pretrained
+
+            train = with_pretrained(train, PRETRAINED)
+        recipe = Recipe(row, config, own, read_params("model"), train, float(read_params("split", "validation")))
         found = run_row(asked.row, recipe, cells, about | {"sources": read_params("data", "sources")})
     write_json(FOLDER / f"{asked.row}.json", found)
     print(f"{asked.row}: {found['status']}{': ' + found['reason'] if 'reason' in found else ''}")
