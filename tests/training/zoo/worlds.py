@@ -9,6 +9,7 @@ import yaml
 
 from service.contract.image import encode_png, pixels_sha256
 from tests.support.networks import discs
+from training.arrays import write_npz
 from training.io import write_json, write_parquet
 from training.zoo.rows import ROWS
 
@@ -19,6 +20,7 @@ TRAIN = {"seed": 0, "threads": 1, "device": "cpu", "epochs": 2, "patience": 2, "
 
 def write(root: Path, *, number: int = 36, malignant: tuple[str, ...] = (), **zoo: Any) -> None:
     """`number` discs of three sizes, 32×32, two a unit, and parameters for two folds."""
+    write_npz(root / "build/pretrained.npz", {})  # as the pretrain stage where nothing is asked of it
     images, label = discs(number, classes=3, size=32)
     rows = []
     (root / "prepared" / "cells").mkdir(parents=True)
