@@ -186,7 +186,7 @@ def test_real_cells_without_malignant_labels_run_through_the_gate_which_refuses(
 
     def other_cells(parameters: dict[str, Any]) -> None:
         small(parameters)
-        parameters["data"] = {
+        parameters["data"] |= {
             "labels": ["neutrophil", "lymphocyte", "monocyte", "eosinophil"],
             "sources": [{"kind": "tecom_wbc", "root": str(folder)}],
         }

@@ -108,6 +108,7 @@ def workspace(folder: Path) -> None:
 
 def test_the_train_stage_runs_under_torchrun_and_one_process_writes(tmp_path: Path) -> None:
     workspace(tmp_path)
+    write_npz(tmp_path / "build/pretrained.npz", {})
     said = torchrun("-m", "training.train", cwd=tmp_path)
     assert said.count("2 epochs of 40 cells") == 1 and said.count("kept epoch") == 1
     assert set(read_npz(tmp_path / "build/weights.npz")) >= {"classify.weight", "classify.bias"}

@@ -132,7 +132,7 @@ def test_weights_that_are_not_there_stop_the_row_before_any_fold(here: Path) -> 
     worlds.write(here, weights={"squeezenet1_0": "nowhere.pth"})
     with pytest.raises(ConfigError, match=r"zoo.weights names nowhere.pth for squeezenet1_0, and it is missing"):
         run.main(["squeezenet_svm"])
-    assert not (here / "build").exists()
+    assert not (here / "build/zoo").exists()
 
 
 def test_golub_by_its_own_folder(here: Path) -> None:
