@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import training.models
 from service.contract.errors import ConfigError
 from training import augment, feeding, learner, losses
 from training.arrays import Arrays, read_npz, write_npz
+from training.models import cnn_gru, inference, initial, sequence, stain, trunk, views
 
 FOLDER = Path("build/checkpoint")
 _KEY = "key"
@@ -59,5 +59,5 @@ def key_of(settings: object, cells: Iterable[str]) -> str:
 
 def _code() -> list[Path]:
     """The files that decide what weights come out of the same cells."""
-    models = [path for folder in training.models.__path__ for path in Path(folder).glob("*.py")]
-    return [Path(str(module.__file__)) for module in (augment, feeding, learner, losses)] + sorted(models)
+    ours = (augment, feeding, learner, losses, cnn_gru, inference, initial, sequence, stain, trunk, views)
+    return [Path(str(module.__file__)) for module in ours]
