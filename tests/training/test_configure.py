@@ -12,8 +12,9 @@ from service.contract.errors import ConfigError
 from tests.support.layouts import all_idb1, all_idb2, bccd, c_nmc, class_folders, taleqani, tecom_wbc
 from tests.support.realdata import data_folder
 from training import configure as command
-from training.configure import COMMON, RECOMMENDED, configure, replaced, source_of
+from training.configure import configure, replaced, source_of
 from training.datasets import KINDS, DatasetError, open_datasets
+from training.recommended import COMMON, RECOMMENDED
 
 REPO = Path(__file__).parents[2]
 PARAMS = (REPO / "params.yaml").read_text()
