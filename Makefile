@@ -9,10 +9,10 @@ export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := true
 export BENTOML_HOME ?= $(CURDIR)/var/bentoml
 
-.PHONY: help setup demo test lint proto serve monitor repro clean
+.PHONY: help setup demo test test-servers lint proto serve monitor repro clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## make .venv and install the pinned dependencies
 
@@ -22,8 +22,11 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup
 demo: $(STAMP) ## the whole loop once: train, serve, drift, retrain, promote (state under var/demo)
 	@$(BIN)/python -m demo
 
-test: $(STAMP) ## every test
+test: $(STAMP) ## every test but those of test-servers
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL (sh scripts/servers installs them)
+	@$(BIN)/python -m pytest -m servers
 
 lint: $(STAMP) ## ruff, mypy strict, import rule
 	@$(BIN)/ruff check .

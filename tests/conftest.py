@@ -1,9 +1,14 @@
 """What every test starts from: none of this machine's settings, one thread a library, no telemetry, fixed examples."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support.postgres import Postgres, running
 
 # Set before any test module imports a numeric library; child processes inherit it.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -22,3 +27,45 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("BLASTWATCH_") and name != "BLASTWATCH_DATA":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this session; only for tests marked `servers`."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that is not there yet, on each kind of database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/var/store.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.url()
+
+
+@pytest.fixture
+def outage(request: pytest.FixtureRequest, store_url: str) -> Callable[[], AbstractContextManager[None]]:
+    """While `with outage():` lasts, nobody reaches the store: its folder is elsewhere, or its server is stopped."""
+    folder = Path(store_url.removeprefix("sqlite:///")).parent
+    away = folder.with_suffix(".away")
+
+    @contextmanager
+    def moved() -> Iterator[None]:
+        folder.rename(away)
+        try:
+            yield
+        finally:
+            away.rename(folder)
+
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        server: Postgres = request.getfixturevalue("postgres")
+        server.stop()
+        try:
+            yield
+        finally:
+            server.start()
+
+    return moved if store_url.startswith("sqlite") else stopped

@@ -1,6 +1,6 @@
-"""One way to open the database that the store and the ledger share: SQLite in WAL mode, or any server SQLAlchemy knows.
+"""One way to open the database that store and ledger share: SQLite in WAL mode, or PostgreSQL when hosts share it.
 
-Written in SQLAlchemy Core, without SQL of one server, so that PostgreSQL can take SQLite's place when hosts share it.
+Tables are written in SQLAlchemy Core; what differs between the two is here and in service/contract/postgresql.py.
 """
 
 import sqlite3
@@ -10,47 +10,68 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from service.contract import postgresql
 from service.contract.errors import ConfigError, StoreUnavailable
 
 _WRITE = "blastwatch_write"
-_LOCK_KEY = 0x626C6173  # any constant; the advisory lock that writers of one PostgreSQL database share
+_URLS = "use sqlite:///path/to/store.db or postgresql+psycopg://user:password@host/database"
 
 
 class Database:
-    """Short transactions, readers beside one writer at a time; every trouble is a StoreUnavailable."""
+    """Short transactions, readers beside one writer at a time.
 
-    def __init__(self, url: str, metadata: MetaData, *, create: bool = True, timeout_s: float = 5.0) -> None:
-        """Open and make missing tables (and SQLite's folder).
+    What hinders reaching it (away, locked, full, stopping) is a StoreUnavailable; any other trouble (a statement that
+    makes no sense, a row that the tables refuse) stays the SQLAlchemyError that it is.
+    """
 
-        With `create=False` a SQLite file must be there. `timeout_s` is how long to wait for a lock. Raises ConfigError
-        for a URL that makes no sense, StoreUnavailable when the database cannot be reached.
+    def __init__(
+        self, url: str, metadata: MetaData | None = None, *, create: bool = True, timeout_s: float = 5.0
+    ) -> None:
+        """Open and make the missing tables of `metadata` (and SQLite's folder).
+
+        With `create=False` a SQLite file must be there. `timeout_s` is how long to wait for a connection and for a
+        lock. Raises ConfigError for a URL that makes no sense, StoreUnavailable when the database cannot be reached.
         """
         try:
             parsed = make_url(url)
-            if parsed.get_backend_name() == "sqlite":
-                parsed = _with_file(parsed)
-            self._engine = create_engine(parsed, pool_timeout=timeout_s)
+            match parsed.get_backend_name():
+                case "sqlite":
+                    parsed, options = _with_file(parsed), {}
+                case "postgresql":
+                    parsed, options = postgresql.with_driver(parsed), postgresql.options(timeout_s)
+                case other:
+                    raise ArgumentError(f"{other} is not known here")
+            self._engine = create_engine(parsed, pool_timeout=timeout_s, **options)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
-            raise ConfigError(f"{url!r} is no usable store URL ({error}): use sqlite:///path/to/store.db") from error
+            raise ConfigError(f"{_shown(url)!r} is no usable store URL ({error}): {_URLS}") from error
         self.name = parsed.render_as_string(hide_password=True)
         self.dialect = self._engine.dialect.name
         if self.dialect == "sqlite":
+            self._reader = self._engine
             _prepare_sqlite(self._engine, Path(str(parsed.database)), timeout_s, create=create)
+        else:
+            self._reader = postgresql.prepare(self._engine, timeout_s)
         self._writer = self._engine.execution_options(**{_WRITE: True})
-        with self.write() as connection:
-            for table in metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(CreateIndex(index, if_not_exists=True))
+        if metadata is not None:
+            with self.write() as connection:
+                create_missing(connection, metadata)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database."""
-        with self._errors(), self._engine.begin() as connection:
+        with self._errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -58,7 +79,7 @@ class Database:
         """A transaction that no other writer runs beside, from before its first read to its commit."""
         with self._errors(), self._writer.begin() as connection:
             if self.dialect == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+                postgresql.lock(connection)
             yield connection
 
     def close(self) -> None:
@@ -69,15 +90,46 @@ class Database:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
+        except (DBAPIError, DisconnectionError, PoolTimeout, OSError) as error:
+            if not _is_away(error):
+                raise
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StoreUnavailable(f"the store {self.name} cannot be reached: {reason}") from error
+
+
+def create_missing(connection: Connection, metadata: MetaData) -> None:
+    """Make the tables and indexes that are not there."""
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database is the trouble, and not what was asked of it."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.DatabaseError):
+        # SQLite calls a missing table "operational" too, with the code of every error in a statement.
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_NOTADB or code == sqlite3.SQLITE_CORRUPT:
+            return True
+        return isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR
+    return isinstance(error, (OperationalError, InterfaceError)) or postgresql.is_read_only(error)
+
+
+def _shown(url: str) -> str:
+    """The URL without its password, if it is one."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
 
 
 def _with_file(url: URL) -> URL:
     """The URL with an absolute path: the process may change its folder later. Raises ConfigError without a file."""
     if not url.database or url.database == ":memory:" or url.query:
-        raise ConfigError(f"{url} names no plain file: use sqlite:///path/to/store.db")
+        raise ConfigError(f"{url} names no plain file: {_URLS}")
     return url.set(database=str(Path(url.database).absolute()))
 
 

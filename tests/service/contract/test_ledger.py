@@ -1,9 +1,9 @@
 import hashlib
 import json
-import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sqlalchemy import create_engine, text
 
 from service.contract.errors import Conflict, LedgerError, NotFound, StoreUnavailable
 from service.contract.ledger import GENESIS, KINDS, Ledger
@@ -20,13 +21,10 @@ A, B, C = "a" * 32, "b" * 32, "c" * 32
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{path}")
+def ledger(store_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(store_url)
+    yield ledger
+    ledger.close()
 
 
 class TestChain:
@@ -57,27 +55,31 @@ class TestChain:
             ledger.append("registered", path=Path())
         assert ledger.rows() == []
 
-    def test_lives_beside_the_records(self, path: Path, ledger: Ledger) -> None:
-        store = Store(f"sqlite:///{path}")
+    def test_lives_beside_the_records(self, store_url: str, ledger: Ledger) -> None:
+        store = Store(store_url)
         ledger.append("frozen", by="sre")
         assert store.count() == 0
-        assert len(Ledger(f"sqlite:///{path}").rows()) == 1
+        assert len(Ledger(store_url).rows()) == 1
 
 
-def _tamper(path: Path, *statements: str) -> None:
-    with sqlite3.connect(path) as connection:
+def _tamper(url: str, *statements: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
         for statement in statements:
-            connection.execute(statement)
-    connection.close()
+            connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
-def _rehash(path: Path, number: int) -> None:
+def _rehash(url: str, number: int) -> None:
     """Make one row's own hash right again, as someone who read the source would."""
-    with sqlite3.connect(path) as connection:
-        row = connection.execute("SELECT seq, time, kind, body, prev_hash FROM ledger WHERE seq = ?", (number,))
-        digest = hashlib.sha256(json.dumps(row.fetchone()).encode()).hexdigest()
-        connection.execute("UPDATE ledger SET hash = ? WHERE seq = ?", (digest, number))
-    connection.close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        query = text("SELECT seq, time, kind, body, prev_hash FROM ledger WHERE seq = :number")
+        row = connection.execute(query, {"number": number}).one()
+        digest = hashlib.sha256(json.dumps(list(row)).encode()).hexdigest()
+        change = text("UPDATE ledger SET hash = :digest WHERE seq = :number")
+        connection.execute(change, {"digest": digest, "number": number})
+    engine.dispose()
 
 
 class TestVerify:
@@ -102,14 +104,14 @@ class TestVerify:
             ("UPDATE ledger SET seq = seq + 1 WHERE seq = 6", "row 6 is missing"),
         ],
     )
-    def test_sees_it(self, filled: Ledger, path: Path, statement: str, message: str) -> None:
-        _tamper(path, statement)
+    def test_sees_it(self, filled: Ledger, store_url: str, statement: str, message: str) -> None:
+        _tamper(store_url, statement)
         with pytest.raises(LedgerError, match=message):
             filled.verify()
 
-    def test_sees_rows_in_another_order(self, filled: Ledger, path: Path) -> None:
+    def test_sees_rows_in_another_order(self, filled: Ledger, store_url: str) -> None:
         _tamper(
-            path,
+            store_url,
             "UPDATE ledger SET seq = 99 WHERE seq = 2",
             "UPDATE ledger SET seq = 2 WHERE seq = 3",
             "UPDATE ledger SET seq = 3 WHERE seq = 99",
@@ -117,22 +119,22 @@ class TestVerify:
         with pytest.raises(LedgerError, match="row 2 does not follow"):
             filled.verify()
 
-    def test_sees_a_changed_row_whose_hash_was_made_right(self, filled: Ledger, path: Path) -> None:
-        _tamper(path, 'UPDATE ledger SET body = \'{"version":"x"}\' WHERE seq = 3')
-        _rehash(path, 3)
+    def test_sees_a_changed_row_whose_hash_was_made_right(self, filled: Ledger, store_url: str) -> None:
+        _tamper(store_url, 'UPDATE ledger SET body = \'{"version":"x"}\' WHERE seq = 3')
+        _rehash(store_url, 3)
         with pytest.raises(LedgerError, match="row 4 does not follow"):
             filled.verify()
 
-    def test_a_cut_tail_is_seen_by_a_head_noted_earlier(self, filled: Ledger, path: Path) -> None:
+    def test_a_cut_tail_is_seen_by_a_head_noted_earlier(self, filled: Ledger, store_url: str) -> None:
         head = filled.head()
-        _tamper(path, "DELETE FROM ledger WHERE seq > 4")
+        _tamper(store_url, "DELETE FROM ledger WHERE seq > 4")
         filled.verify()
         with pytest.raises(LedgerError, match=f"cut or replaced: it has no row with the hash {head}"):
             filled.verify(head)
 
-    def test_a_cut_tail_is_seen_also_after_new_rows(self, filled: Ledger, path: Path) -> None:
+    def test_a_cut_tail_is_seen_also_after_new_rows(self, filled: Ledger, store_url: str) -> None:
         head = filled.head()
-        _tamper(path, "DELETE FROM ledger WHERE seq = 6")
+        _tamper(store_url, "DELETE FROM ledger WHERE seq = 6")
         filled.append("gate_refused", version=A, reasons=["worse"])
         filled.verify()
         with pytest.raises(LedgerError, match="cut or replaced"):
@@ -144,8 +146,8 @@ class TestVerify:
         filled.verify(head)
         filled.verify(GENESIS)
 
-    def test_an_unreadable_body_is_no_traceback(self, filled: Ledger, path: Path) -> None:
-        _tamper(path, "UPDATE ledger SET body = '{' WHERE seq = 1")
+    def test_an_unreadable_body_is_no_traceback(self, filled: Ledger, store_url: str) -> None:
+        _tamper(store_url, "UPDATE ledger SET body = '{' WHERE seq = 1")
         with pytest.raises(LedgerError, match="verify"):
             filled.rows()
 
@@ -166,11 +168,10 @@ def _promote(arguments: tuple[str, str]) -> str:
 
 
 class TestAtOnce:
-    def test_four_processes_append_one_chain(self, tmp_path: Path) -> None:
-        url = f"sqlite:///{tmp_path}/var/store.db"
+    def test_four_processes_append_one_chain(self, store_url: str) -> None:
         with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
-            list(pool.map(_append, [(url, worker) for worker in range(4)]))
-        ledger = Ledger(url)
+            list(pool.map(_append, [(store_url, worker) for worker in range(4)]))
+        ledger = Ledger(store_url)
         ledger.verify()
         rows = ledger.rows()
         assert [row.seq for row in rows] == list(range(1, 101))
@@ -178,10 +179,9 @@ class TestAtOnce:
             own = [row.version for row in rows if row.version.startswith(f"{worker}-")]
             assert own == [f"{worker}-{number}" for number in range(25)]
 
-    def test_of_candidates_promoted_at_once_one_wins(self, path: Path, ledger: Ledger) -> None:
-        url = f"sqlite:///{path}"
+    def test_of_candidates_promoted_at_once_one_wins(self, store_url: str, ledger: Ledger) -> None:
         with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
-            results = sorted(pool.map(_promote, [(url, letter * 32) for letter in "abcdefgh"]))
+            results = sorted(pool.map(_promote, [(store_url, letter * 32) for letter in "abcdefgh"]))
         assert results == ["conflict"] * 7 + ["promoted"]
         assert len(ledger.rows("promoted")) == 1
 
@@ -365,10 +365,12 @@ EVERY_METHOD: list[Callable[[Ledger], object]] = [
 
 
 @pytest.mark.parametrize("call", EVERY_METHOD)
-def test_away(path: Path, ledger: Ledger, call: Callable[[Ledger], object]) -> None:
-    path.rename(path.with_suffix(".away"))
-    with pytest.raises(StoreUnavailable):
+def test_away(
+    ledger: Ledger, outage: Callable[[], AbstractContextManager[None]], call: Callable[[Ledger], object]
+) -> None:
+    with outage(), pytest.raises(StoreUnavailable):
         call(ledger)
+    assert ledger.rows() == []
 
 
 def test_a_reader_does_not_make_a_ledger(tmp_path: Path) -> None:
