@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         print("settings, ports and folders are fine")
         return 0
     prepare_environment(settings)
+    scheme = "https" if settings.tls_certificate else "http"
     print(
-        f"blastwatch: HTTP http://{settings.http_host}:{settings.http_port}, "
+        f"blastwatch: HTTP {scheme}://{settings.http_host}:{settings.http_port}, "
         f"gRPC {settings.grpc_host}:{settings.grpc_port}, "
         f"health {settings.health_host}:{settings.health_port}; stop with Ctrl-C",
         flush=True,
@@ -39,7 +40,15 @@ def serve_command(settings: Settings) -> list[str]:
         *(sys.executable, "-m", "bentoml", "serve", TARGET),
         *("--host", settings.http_host, "--port", str(settings.http_port)),
         *("--timeout-graceful-shutdown", str(max(1, math.ceil(settings.drain_s)))),
+        *tls_options(settings),
     ]
+
+
+def tls_options(settings: Settings) -> list[str]:
+    """BentoML's options for TLS on HTTP; none without a certificate."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return []
+    return ["--ssl-certfile", str(settings.tls_certificate), "--ssl-keyfile", str(settings.tls_key)]
 
 
 def prepare_environment(settings: Settings) -> None:

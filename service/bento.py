@@ -8,7 +8,7 @@ from pathlib import Path
 import bentoml
 import click
 
-from service import preflight
+from service import preflight, tls
 from service.auth import check_inherited_sockets, refuse_exposed
 from service.contract.errors import BlastwatchError, ConfigError
 from service.engine import Engine
@@ -67,8 +67,10 @@ class Blastwatch:
         os.environ.setdefault(f"{PREFIX}ROOT", str(Path.cwd()))
         try:
             listen = command_line()
-            refuse_exposed({"--host": str(listen.get("http_host", "127.0.0.1"))})
-            for warning in preflight.check(effective(**listen)):
+            settings = effective(**listen)
+            refuse_exposed({"--host": str(listen.get("http_host", "127.0.0.1"))}, settings)
+            tls.check_command_line(settings, command_line_certificate())
+            for warning in preflight.check(settings):
                 print(f"warning: {warning}", file=sys.stderr)
         except BlastwatchError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -79,7 +81,7 @@ class Blastwatch:
         """Starts the engine and the gRPC servers of this worker."""
         settings = effective()
         logging.getLogger("service").setLevel(settings.log_level.upper())
-        check_inherited_sockets()
+        check_inherited_sockets(settings)
         self._engine = Engine(settings)
         await self._engine.start()
         self._servers = Servers(self._engine)
@@ -107,3 +109,9 @@ def command_line() -> dict[str, object]:
     context = click.get_current_context(silent=True)
     asked = context.params if context is not None else {}
     return {f"http_{name}": asked[name] for name in ("host", "port") if asked.get(name)}
+
+
+def command_line_certificate() -> str:
+    """What `bentoml serve --ssl-certfile` names; "" without."""
+    context = click.get_current_context(silent=True)
+    return str((context.params if context is not None else {}).get("ssl_certfile") or "")

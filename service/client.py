@@ -5,6 +5,7 @@ restarting service is sent again under the same request id, so that it is answer
 """
 
 import random
+import ssl
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,15 +71,30 @@ class AnyClient(Protocol):
 class Client:
     """BlastClassifier over gRPC.
 
-    `timeout_s` is the deadline of each attempt. Raises what the service raised; NotReady when it cannot be reached.
+    `token` is sent as a bearer token; `credentials` (grpc.ssl_channel_credentials) make it TLS, and mTLS with a key and
+    certificate of the client in them. `timeout_s` is the deadline of each attempt. Raises what the service raised;
+    NotReady when it cannot be reached.
     """
 
-    def __init__(self, target: str = GRPC_TARGET, *, timeout_s: float = 30.0, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self,
+        target: str = GRPC_TARGET,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = ATTEMPTS,
+        token: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self._target = target
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._timeout_s = timeout_s
         self._attempts = attempts
         # A proxy that the environment names must not see patients.
-        self._channel = grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
+        options = [("grpc.enable_http_proxy", 0)]
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options=options)
         self._stub = BlastClassifierStub(self._channel)
 
     def classify(self, image: bytes, **fields: Any) -> Answer:
@@ -102,7 +118,7 @@ class Client:
 
     def _call(self, method: Callable[..., T], message: object) -> T:
         try:
-            return method(message, timeout=self._timeout_s)
+            return method(message, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _from_status(error, self._target) from None
 
@@ -116,12 +132,24 @@ class Client:
 
 
 class HttpClient:
-    """The same over HTTP. Raises what the service raised; NotReady when it cannot be reached."""
+    """The same over HTTP; `verify` is how httpx trusts the service's certificate.
 
-    def __init__(self, base: str = HTTP_BASE, *, timeout_s: float = 30.0, attempts: int = ATTEMPTS) -> None:
+    Raises what the service raised; NotReady when it cannot be reached.
+    """
+
+    def __init__(
+        self,
+        base: str = HTTP_BASE,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = ATTEMPTS,
+        token: str = "",
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         self._base = base
         self._attempts = attempts
-        self._http = httpx.Client(base_url=base, timeout=timeout_s, trust_env=False)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=base, timeout=timeout_s, trust_env=False, verify=verify, headers=headers)
 
     def classify(self, image: bytes, **fields: Any) -> Answer:
         """Classifies one cell; `fields` are those of `service.domain.Cell`."""

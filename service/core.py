@@ -16,6 +16,7 @@ from service.contract.predictor import Predictor
 from service.contract.pseudonym import Key
 from service.contract.records import PredictionRecord, record_id, utc_now
 from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
+from service.door import about
 from service.intake import Intake, Prepared
 from service.journal import Entry, Journal
 from service.lookup import Lookup, Records
@@ -115,6 +116,7 @@ class Core:
         """
         started = time.monotonic()
         cell.check()
+        about(cell.request_id)
         if len(cell.image) > self._settings.max_message_bytes:
             raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
         request = _Request(
@@ -133,6 +135,7 @@ class Core:
         finally:
             self._in_work -= 1
             self._metrics.in_work.dec()
+        about(record.request_id)
         self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
         return answer_of(record)
 

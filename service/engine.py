@@ -14,6 +14,7 @@ from service.contract.pixels import PixelStore
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import load_key
 from service.core import Core
+from service.door import Door
 from service.journal import Journal
 from service.late import LateLedger, LateStore
 from service.metrics import build_metrics, forget_dead_workers
@@ -33,6 +34,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = build_metrics(CollectorRegistry(), settings)
+        self.door = Door(settings, self.metrics)
         self._core: Core | None = None
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,6 +80,8 @@ class Engine:
         settings, metrics, closing = self.settings, self.metrics, self._closing
         check_bind(settings)
         forget_dead_workers()
+        self.door.audit.start()
+        closing.push_async_callback(self.door.audit.stop)
         key = load_key(settings.key_file, create=is_loopback(settings.http_host))
         store, ledger = LateStore(settings.store_url), LateLedger(settings.store_url)
         closing.callback(store.close)

@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service import converters
-from service.auth import LOCAL
 from service.contract import errors
+from service.door import client_now
 from service.engine import Engine
+from service.grpc_access import AccessInterceptor, server_credentials
 from service.identity import IdentityError, OutputsError
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 
@@ -70,13 +71,13 @@ class Servicer:
     async def classify(self, message: pb.Cell, context: "grpc.aio.ServicerContext") -> pb.Prediction:
         """One cell in, its answer out."""
         answer = await self._engine.core().classify(
-            converters.cell_from_message(message), transport="grpc", client=LOCAL, deadline=_deadline(context)
+            converters.cell_from_message(message), transport="grpc", client=client_now(), deadline=_deadline(context)
         )
         return converters.answer_to_message(answer)
 
     async def review(self, message: pb.ReviewRequest, _: "grpc.aio.ServicerContext") -> pb.ReviewReply:
         """A reader's label for an answered cell."""
-        answer = await self._engine.core().review(converters.review_from_message(message), client=LOCAL)
+        answer = await self._engine.core().review(converters.review_from_message(message), client=client_now())
         return converters.review_answer_to_message(answer)
 
     async def get_model(self, _message: pb.GetModelRequest, _: "grpc.aio.ServicerContext") -> pb.Model:
@@ -143,12 +144,13 @@ class Servers:
         # Workers of one service share the ports; the launcher makes sure that no other service does.
         options = [("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", limit)]
         await self._report()
-        self._main = grpc.aio.server(options=options)
+        self._main = grpc.aio.server(options=options, interceptors=(AccessInterceptor(self._engine, refusal),))
         self._main.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._main)
-        _listen(self._main, settings.grpc_host, settings.grpc_port, "BLASTWATCH_GRPC_PORT")
+        credentials = server_credentials(self._engine)
+        _listen(self._main, settings.grpc_host, settings.grpc_port, "BLASTWATCH_GRPC_PORT", credentials)
         self._probe = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         _listen(self._probe, settings.health_host, settings.health_port, "BLASTWATCH_HEALTH_PORT")
@@ -185,10 +187,15 @@ class Servers:
         await self._health.set(LIVENESS, serving)
 
 
-def _listen(server: "grpc.aio.Server", host: str, port: int, setting: str) -> None:
+def _listen(
+    server: "grpc.aio.Server", host: str, port: int, setting: str, credentials: grpc.ServerCredentials | None = None
+) -> None:
     address = f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"
     try:
-        server.add_insecure_port(address)
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise errors.ConfigError(f"cannot listen on {address}: free it or set {setting} to another port") from error
 
@@ -215,6 +222,11 @@ def _explain(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
         log.error("%s failed", method, exc_info=error)
         return grpc.StatusCode.INTERNAL, INTERNAL_TEXT
     return status, str(error)
+
+
+def refusal(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """What a caller is told of an error: status, text and trailing metadata."""
+    return *_explain(error, method), _trailer(error)
 
 
 def _trailer(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service import converters
-from service.auth import LOCAL
 from service.contract import errors
 from service.domain import Cell
+from service.door import Visit, client_now
 from service.engine import Engine
 from service.identity import IdentityError, OutputsError
 from service.metrics import expose
@@ -90,7 +90,7 @@ async def classify(request: Request, engine: Engine) -> Response:
     image = await _body(request, engine.settings.max_message_bytes, engine.settings.timeout_s)
     deadline = time.monotonic() + engine.settings.timeout_s
     cell = Cell(image=image, **fields)  # type: ignore[arg-type]
-    answer = await engine.core().classify(cell, transport="http", client=LOCAL, deadline=deadline)
+    answer = await engine.core().classify(cell, transport="http", client=client_now(), deadline=deadline)
     return _message(converters.answer_to_message(answer))
 
 
@@ -100,7 +100,7 @@ async def review(request: Request, engine: Engine) -> Response:
         raise errors.InvalidRequest("set Content-Type to application/json and send a ReviewRequest")
     body = await _body(request, REVIEW_BYTES, engine.settings.timeout_s)
     wanted = converters.review_from_message(converters.from_json(body, pb.ReviewRequest()))
-    return _message(converters.review_answer_to_message(await engine.core().review(wanted, client=LOCAL)))
+    return _message(converters.review_answer_to_message(await engine.core().review(wanted, client=client_now())))
 
 
 async def model(_: Request, engine: Engine) -> Response:
@@ -127,6 +127,10 @@ def error_response(error: Exception) -> JSONResponse:
     headers = {}
     if status == 503:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", 1.0)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (401, 403):
+        headers["Connection"] = "close"  # whatever body comes is not read
     if status == 413:
         headers["Connection"] = "close"  # the rest of the body is not read
     return _error(status, type(error).__name__, str(error), headers)
@@ -135,27 +139,33 @@ def error_response(error: Exception) -> JSONResponse:
 def _guarded(seat: Seat, name: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     @functools.wraps(endpoint)
     async def call(request: Request) -> Response:
+        visit = Visit("http", name, request.client.host if request.client else "")
         try:
+            engine = seat.engine()
+            engine.door.enter(visit, request.headers.getlist("authorization"))
             if request.url.query:
                 raise errors.InvalidRequest("no query is taken: addresses end up in logs, send fields as headers")
-            response = await endpoint(request, seat.engine())
+            response = await endpoint(request, engine)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_LEFT)
         except Exception as error:
             response = error_response(error)
             if response.status_code == 500:
                 log.error("%s failed", name, exc_info=error)
-        _count(seat, name, response.status_code)
+        _count(seat, visit, response.status_code)
         return response
 
     return call
 
 
-def _count(seat: Seat, name: str, status: int) -> None:
+def _count(seat: Seat, visit: Visit, status: int) -> None:
     try:
-        seat.engine().metrics.requests.labels("http", name, str(status)).inc()
+        engine = seat.engine()
     except errors.NotReady:
-        log.debug("%s before the start or after the stop", name)
+        log.debug("%s before the start or after the stop", visit.method)
+        return
+    engine.metrics.requests.labels("http", visit.method, str(status)).inc()
+    engine.door.leave(visit, str(status))
 
 
 async def _body(request: Request, limit: int, timeout_s: float) -> bytes:

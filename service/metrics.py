@@ -38,6 +38,10 @@ class Metrics:
     failed_loads: Counter
     ledger_unreachable: Counter
     store_unreachable: Counter
+    auth_failures: Counter
+    tokens_refused: Counter
+    certificates_refused: Counter
+    audit_lost: Counter
     known_sites: frozenset[str] = field(default_factory=frozenset)
     known_stains: frozenset[str] = field(default_factory=frozenset)
     known_scanners: frozenset[str] = field(default_factory=frozenset)
@@ -94,6 +98,12 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
         failed_loads=counter("model_failed_loads", "Models that a worker refused to load"),
         ledger_unreachable=counter("ledger_unreachable", "Times that the ledger could not be read"),
         store_unreachable=counter("store_unreachable", "Times that the store could not be asked or written"),
+        auth_failures=counter(
+            "auth_failures", "Calls that were not let in, by transport and why", "transport", "reason"
+        ),
+        tokens_refused=counter("tokens_file_refused", "Changes of the tokens file that made no sense"),
+        certificates_refused=counter("certificates_refused", "Changes of the TLS files that made no sense"),
+        audit_lost=counter("audit_lost", "Audit rows given up because the disk did not take them for long"),
         known_sites=frozenset(settings.known_sites),
         known_stains=frozenset(settings.known_stains),
         known_scanners=frozenset(settings.known_scanners),

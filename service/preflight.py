@@ -5,6 +5,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from service import tls, tokens
 from service.auth import check_bind
 from service.contract.errors import ConfigError, StoreUnavailable
 from service.contract.pseudonym import load_key
@@ -20,6 +21,9 @@ def check(settings: Settings, *, ports: Sequence[str] = LISTENERS) -> list[str]:
     Raises ConfigError.
     """
     check_bind(settings)
+    tls.check(settings)
+    if settings.tokens_file is not None:
+        tokens.read(settings.tokens_file)
     check_ports(settings, ports)
     check_folders(settings)
     load_key(settings.key_file, create=True)
@@ -48,6 +52,7 @@ def check_folders(settings: Settings) -> None:
         "JOURNAL_DIR": settings.journal_dir,
         "PIXELS_DIR": settings.pixels_dir,
         "KEY_FILE": settings.key_file.parent,
+        "AUDIT_DIR": settings.audit_dir,
     }
     if settings.store_url.startswith(SQLITE):
         folders["STORE_URL"] = Path(settings.store_url.removeprefix(SQLITE)).parent

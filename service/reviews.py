@@ -5,6 +5,7 @@ import asyncio
 from service.contract.errors import InvalidRequest, NotFound, StoreUnavailable
 from service.contract.records import PredictionRecord, ReviewRecord, review_id, utc_now
 from service.domain import Review, ReviewAnswer
+from service.door import about
 from service.journal import Entry, Journal
 from service.lookup import Lookup, Records
 from service.metrics import Metrics
@@ -42,6 +43,7 @@ class Reviews:
         """
         review.check()
         record, disputed = await self._find(review.record_id)
+        about(record.request_id)
         if review.label not in record.probabilities:
             raise InvalidRequest(f"label must be one of {', '.join(record.probabilities)}")
         now = utc_now()

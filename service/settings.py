@@ -85,6 +85,30 @@ class Settings(BaseSettings):
     health_port: Port = 50052
     """The port of the health-only server, for probes that cannot present a certificate."""
 
+    tokens_file: Path | None = None
+    """Who may call and with which role; `python -m service.tokens` keeps it. Without one every caller is `local`."""
+
+    tls_certificate: Path | None = None
+    """The certificate (PEM, with its chain) that HTTP and gRPC present; without one they speak plain text."""
+
+    tls_key: Path | None = None
+    """The certificate's private key (PEM, no passphrase)."""
+
+    tls_client_ca: Path | None = None
+    """gRPC takes only callers with a certificate by this authority (PEM); the tokens file has their names and roles."""
+
+    auth_failures: int = Field(default=10, ge=1, le=1000)
+    """Failed attempts from one address within a minute, in a worker, after which it is not listened to for a while."""
+
+    auth_pause_s: float = Field(default=60.0, gt=0, le=86400)
+    """How long it is not listened to, in seconds."""
+
+    audit_dir: Path = Path("var/audit")
+    """Who called what, when and with which outcome: a file a worker and day, one JSON object a line."""
+
+    audit_retention_days: int = Field(default=365, ge=1)
+    """Audit files older than this are deleted."""
+
     workers: int = Field(default=1, ge=1, le=64)
     """Processes; each has its own copy of the model."""
 
@@ -122,7 +146,7 @@ class Settings(BaseSettings):
     """Scanners that metrics name (comma-separated)."""
 
     known_clients: Names = ("local",)
-    """Clients that metrics name (comma-separated); `local` is every caller until callers authenticate."""
+    """Clients that metrics name (comma-separated); `local` is every caller without tokens."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the service logs."""
@@ -156,6 +180,12 @@ class Settings(BaseSettings):
             twins = sorted(other for other, same in ports.items() if same == port and other != name)
             if twins:
                 raise ValueError(f"{name} and {twins[0]} are both {port}: give each listener a port of its own")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both or neither")
+        if self.tls_client_ca is not None and (self.tls_certificate is None or self.tokens_file is None):
+            raise ValueError(
+                "tls_client_ca needs tls_certificate, tls_key, and tokens_file with the names of callers' certificates"
+            )
         if self.max_batch > self.max_queue:
             raise ValueError(f"max_batch ({self.max_batch}) is above max_queue ({self.max_queue}): raise max_queue")
         return self
@@ -169,7 +199,8 @@ class Settings(BaseSettings):
             "root": root,
             "models_dir": root / (self.models_dir or home / "models" / "blastwatch").expanduser(),
         }
-        for name in ("journal_dir", "pixels_dir", "key_file", "seed_model"):
+        places = ("journal_dir", "pixels_dir", "key_file", "seed_model", "audit_dir")
+        for name in (*places, "tokens_file", "tls_certificate", "tls_key", "tls_client_ca"):
             value: Path | None = getattr(self, name)
             found[name] = None if value is None else root / value.expanduser()
         for name, value in found.items():

@@ -28,6 +28,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     GRPC,
     (
         "service/grpc_server.py",
+        "service/grpc_access.py",
         "service/open_inference.py",
         "service/converters.py",
         "service/client.py",

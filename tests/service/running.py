@@ -129,11 +129,17 @@ class Worker:
         self.servers = Servers(self.engine)
         self.grpc = f"127.0.0.1:{settings.grpc_port}"
         self.health = f"127.0.0.1:{settings.health_port}"
-        self.http = f"http://127.0.0.1:{settings.http_port}"
+        self.http = f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{settings.http_port}"
         seat = Seat()
         seat.fill(self.engine)
         config = uvicorn.Config(
-            create_app(seat), host="127.0.0.1", port=settings.http_port, log_config=None, lifespan="off"
+            create_app(seat),
+            host="127.0.0.1",
+            port=settings.http_port,
+            log_config=None,
+            lifespan="off",
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
         )
         self._uvicorn = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()

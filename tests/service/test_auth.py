@@ -30,6 +30,20 @@ def test_an_exposed_listener_is_refused_by_name(name: str, host: str) -> None:
         check_bind(load_settings(**{name: host}))
 
 
+PROTECTED = {"tokens_file": "tokens", "tls_certificate": "server.pem", "tls_key": "server.key"}
+
+
+def test_with_tokens_and_tls_every_listener_may_be_exposed() -> None:
+    check_bind(load_settings(http_host=EVERYWHERE, grpc_host="::", **PROTECTED))
+
+
+@pytest.mark.parametrize("missing", [("tokens_file",), ("tls_certificate", "tls_key")])
+def test_tokens_or_tls_alone_are_not_enough(missing: tuple[str, ...]) -> None:
+    values = {name: value for name, value in PROTECTED.items() if name not in missing}
+    with pytest.raises(ConfigError, match="BLASTWATCH_TOKENS_FILE, BLASTWATCH_TLS_CERTIFICATE"):
+        check_bind(load_settings(http_host=EVERYWHERE, **values))
+
+
 def test_the_health_port_may_be_exposed() -> None:
     check_bind(load_settings(health_host=EVERYWHERE))
 
@@ -44,5 +58,5 @@ def test_inherited_sockets_are_seen() -> None:
         found = listening_addresses()
         assert listening.getsockname() in found
         assert idle.getsockname() not in found
-        refuse_exposed({"here": found[0][0]})
+        refuse_exposed({"here": found[0][0]}, load_settings())
     assert listening.fileno() == -1  # looking at it did not keep it open

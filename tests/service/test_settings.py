@@ -56,6 +56,8 @@ def test_other_urls_stay(url: str) -> None:
         ("BLASTWATCH_IMAGE_RETENTION", "some", "BLASTWATCH_IMAGE_RETENTION"),
         ("BLASTWATCH_GRPC_PORT", "3000", "port of its own"),
         ("BLASTWATCH_MAX_BATCH", "512", "raise max_queue"),
+        ("BLASTWATCH_TLS_KEY", "key.pem", "set both or neither"),
+        ("BLASTWATCH_TLS_CLIENT_CA", "ca.pem", "tls_client_ca needs"),
     ],
 )
 def test_what_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
