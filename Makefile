@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := true
 export BENTOML_HOME ?= $(CURDIR)/var/bentoml
 
-.PHONY: help setup demo test test-servers lint proto serve monitor repro clean
+.PHONY: help setup servers demo test test-servers lint proto serve monitor repro clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,10 @@ demo: $(STAMP) ## the whole loop once: train, serve, drift, retrain, promote (st
 test: $(STAMP) ## every test but those of test-servers
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL (sh scripts/servers installs them)
+servers: ## install the servers that test-servers starts, where they are missing (Debian, as root)
+	@sh scripts/servers
+
+test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL (make servers installs them)
 	@$(BIN)/python -m pytest -m servers
 
 lint: $(STAMP) ## ruff, mypy strict, import rule

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[1]
-STEPS = ("setup", "lint", "test", "demo", "proto")
+STEPS = ("setup", "lint", "test", "servers", "test-servers", "demo", "proto")
 
 
 def run_with_a_make_that_fails_at(step: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ import psycopg
 from tests.service.running import free_ports
 
 ACCOUNT = "postgres"  # the server refuses to run as root
-HOW = "PostgreSQL is missing: run `sh scripts/servers` (as root), or install Debian's package postgresql"
+HOW = "PostgreSQL is missing: run `make servers` (as root), or install Debian's package postgresql"
 
 
 class Postgres:
