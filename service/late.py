@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from service.contract.errors import StoreOutdated
 from service.contract.ledger import Ledger
 from service.contract.records import PredictionRecord, ReviewRecord
 from service.contract.store import Store, StoredPrediction
@@ -31,11 +32,23 @@ class Late(Generic[T]):
         return self._found
 
 
+def _upgraded(url: str, open_it: Callable[[str], T]) -> T:
+    """Opens it, after bringing the tables of an earlier release up to this one's."""
+    try:
+        return open_it(url)
+    except StoreOutdated:
+        # Only now: Alembic is needed once a release, not at every start.
+        from service.migrate import upgrade
+
+        upgrade(url)
+        return open_it(url)
+
+
 class LateStore:
     """What the service asks of a store; every method raises StoreUnavailable while there is none."""
 
     def __init__(self, url: str) -> None:
-        self._late = Late(lambda: Store(url))
+        self._late = Late(lambda: _upgraded(url, Store))
 
     def open(self) -> None:
         """Opens it now. Raises StoreUnavailable, and ConfigError for a URL that makes no sense."""
@@ -72,7 +85,7 @@ class LateLedger:
     """What the service asks of the ledger; raises StoreUnavailable while there is none."""
 
     def __init__(self, url: str) -> None:
-        self._late = Late(lambda: Ledger(url))
+        self._late = Late(lambda: _upgraded(url, Ledger))
 
     def production(self) -> str | None:
         """See Ledger."""

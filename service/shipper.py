@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from service.contract.errors import StoreUnavailable
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from service.contract.errors import ConfigError, StoreUnavailable
 from service.contract.records import PredictionRecord, ReviewRecord
 from service.disk import Files, RealFiles, claim, make_folders, release
 from service.frames import decode, split
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 REJECTED = "rejected"
 LONGEST_PAUSE_S = 5.0
+# The store is not what this release expects (no such table, no permission): no entry is to blame, so all of them wait.
+STORES_FAULT = (StoreUnavailable, ConfigError, ProgrammingError, OperationalError)
 _WORKER = re.compile(r"[0-9a-f]{32}")
 
 Record = PredictionRecord | ReviewRecord
@@ -93,11 +97,11 @@ class Shipper:
             self._journal.seal()
             self._ship_sealed()
             self._adopt_orphans()
-        except (StoreUnavailable, OSError) as error:
+        except (*STORES_FAULT, OSError) as error:
             self._failures += 1
             if self._failures == 1:
                 logger.warning("the journal cannot be shipped, it grows until it can: %s", error)
-            if isinstance(error, StoreUnavailable):
+            if isinstance(error, STORES_FAULT):
                 self._on_store_away()
         else:
             if self._failures:
@@ -177,10 +181,10 @@ class Shipper:
         self._at("truncate")
 
     def _insert(self, records: Sequence[Record]) -> bool:
-        """Everything to the store; whether it took every entry. Raises StoreUnavailable."""
+        """Everything to the store; whether it took every entry. Raises what is the store's fault."""
         try:
             self._insert_all(records)
-        except StoreUnavailable:
+        except STORES_FAULT:
             raise
         except Exception:
             logger.exception("the store refuses %d entries together; they are tried one by one", len(records))
@@ -199,7 +203,7 @@ class Shipper:
         for record in records:
             try:
                 self._insert_all([record])
-            except StoreUnavailable:
+            except STORES_FAULT:
                 raise
             except Exception:
                 logger.exception("the store refuses the entry of record %s", record.record_id)

@@ -21,6 +21,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "bentoml": ("service/bento.py", "training/package.py", "training/promote.py"),
     "torch": ("training/",),
     "onnxruntime": ("service/contract/predictor.py", "training/"),
+    "alembic": ("service/migrate.py", "service/migrations/"),
     "great_expectations": ("training/validate.py",),
     "dvclive": ("training/train.py",),
     "evidently": ("monitoring/reports.py",),

@@ -53,7 +53,8 @@ class Database:
                     parsed, options = postgresql.with_driver(parsed), postgresql.options(timeout_s)
                 case other:
                     raise ArgumentError(f"{other} is not known here")
-            self._engine = create_engine(parsed, pool_timeout=timeout_s, **options)
+            # Errors go to logs, where no record belongs: they come without the values of their statement.
+            self._engine = create_engine(parsed, pool_timeout=timeout_s, hide_parameters=True, **options)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise ConfigError(f"{_shown(url)!r} is no usable store URL ({error}): {_URLS}") from error
         self.name = parsed.render_as_string(hide_password=True)

@@ -15,6 +15,7 @@
     ├── ArtifactError           a model folder is damaged, foreign or inconsistent
     ├── LedgerError             the ledger's chain is broken, or it refuses a step
     └── ConfigError             settings are unknown, contradictory or unsafe
+        └── StoreOutdated       the database has the tables of an earlier release
 
 Adapters look the status up along the MRO; the message is one line that says what to do and never holds a patient id.
 """
@@ -90,6 +91,10 @@ class LedgerError(BlastwatchError):
 
 class ConfigError(BlastwatchError):
     """Settings are unknown, contradictory or unsafe."""
+
+
+class StoreOutdated(ConfigError):
+    """The database has the tables of an earlier release."""
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -9,13 +9,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, insert, select
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from service.contract.artifact import canonical_json
-from service.contract.database import Database
 from service.contract.errors import Conflict, LedgerError, NotFound, run_command
 from service.contract.records import utc_now
+from service.contract.schema import ledger as _ledger
+from service.contract.schema import open_database
 
 KINDS = (
     "registered",
@@ -31,20 +32,10 @@ KINDS = (
     "frozen",
     "resumed",
     "recalibration_advised",
+    "expired",
+    "purged",
 )
 GENESIS = "0" * 64
-
-_metadata = MetaData()
-_ledger = Table(
-    "ledger",
-    _metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("time", String(40), nullable=False),
-    Column("kind", String(40), nullable=False),
-    Column("body", Text, nullable=False),
-    Column("prev_hash", String(64), nullable=False, unique=True),
-    Column("hash", String(64), nullable=False, unique=True),
-)
 
 
 @dataclass(frozen=True)
@@ -68,8 +59,11 @@ class Ledger:
     """The ledger in a site's database. Every method raises StoreUnavailable when that cannot be reached."""
 
     def __init__(self, url: str, *, create: bool = True, timeout_s: float = 5.0) -> None:
-        """Open it, making the table where it is missing; with `create=False` a SQLite file must be there."""
-        self._database = Database(url, _metadata, create=create, timeout_s=timeout_s)
+        """Open it, making the tables where there are none; with `create=False` a SQLite file must be there.
+
+        Raises ConfigError for tables of another release, see schema.open_database.
+        """
+        self._database = open_database(url, create=create, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of idle connections."""
@@ -81,7 +75,7 @@ class Ledger:
         Raises ValueError for an unknown kind or a body that is not plain, finite JSON.
         """
         with self._database.write() as connection:
-            return _append(connection, kind, body)
+            return append_in(connection, kind, body)
 
     def rows(self, kind: str | None = None) -> list[Row]:
         """All rows, or those of one kind, oldest first. Raises LedgerError when a row cannot be read."""
@@ -121,7 +115,7 @@ class Ledger:
         with self._database.write() as connection:
             if not _is_registered(connection, version):
                 raise NotFound(f"no model {version} is registered: see `python -m service.contract.ledger show`")
-            return _append(connection, "approved", {"version": version, "by": by.strip()})
+            return append_in(connection, "approved", {"version": version, "by": by.strip()})
 
     def promote(self, version: str, expected: str | None, **why: Any) -> Row | None:
         """Put the version in production if production still is `expected`, in one transaction.
@@ -143,7 +137,7 @@ class Ledger:
                     f"model {version} was rolled back: approve it again with "
                     f"`python -m service.contract.ledger approve {version} --by ROLE`"
                 )
-            return _append(connection, "promoted", {**why, "version": version, "replaced": production})
+            return append_in(connection, "promoted", {**why, "version": version, "replaced": production})
 
     def rollback(self, to: str | None = None, *, by: str) -> Row:
         """Take the version in production back, to the one before it or to `to`, which must have been in production.
@@ -165,7 +159,7 @@ class Ledger:
                 raise LedgerError(
                     f"cannot go back to {to}: it was not in production before {current}, or was rolled back"
                 )
-            return _append(connection, "rolled_back", {"version": current, "to": to or earlier[-1], "by": by.strip()})
+            return append_in(connection, "rolled_back", {"version": current, "to": to or earlier[-1], "by": by.strip()})
 
     def frozen(self) -> bool:
         """Whether triggers are stopped: the last of `frozen` and `resumed` is `frozen`."""
@@ -195,7 +189,8 @@ def _hash(seq: int, time: str, kind: str, body: str, prev_hash: str) -> str:
     return hashlib.sha256(json.dumps([seq, time, kind, body, prev_hash]).encode()).hexdigest()
 
 
-def _append(connection: Connection, kind: str, body: dict[str, Any]) -> Row:
+def append_in(connection: Connection, kind: str, body: dict[str, Any]) -> Row:
+    """Add a row within a writing transaction, see `Ledger.append`: it is there only if that is committed."""
     if kind not in KINDS:
         raise ValueError(f"the ledger has no rows of kind {kind!r}")
     last, previous = _last(connection)

@@ -6,76 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    RowMapping,
-    Select,
-    String,
-    Table,
-    Text,
-    exists,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import RowMapping, Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.contract.database import Database
 from service.contract.records import PredictionRecord, ReviewRecord
-
-_metadata = MetaData()
-
-_predictions = Table(
-    "predictions",
-    _metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("record_id", String(32), nullable=False, unique=True),
-    Column("time", String(40), nullable=False),
-    Column("site", Text, nullable=False),
-    Column("stain", Text, nullable=False),
-    Column("scanner", Text, nullable=False),
-    Column("patient", String(32), nullable=False),
-    Column("label", Text, nullable=False),
-    Column("refer", Boolean, nullable=False),
-    Column("ood_score", Float, nullable=False),
-    Column("model_version", String(32), nullable=False),
-    Column("test", Boolean, nullable=False),
-    Column("client", Text, nullable=False),
-    Column("request_id", Text, nullable=False),
-    Column("pixels_sha256", String(64), nullable=False),
-    Column("disputed", Boolean, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("embedding", LargeBinary, nullable=False),
-    Index("predictions_by_request", "request_id", "client"),
-    Index("predictions_by_model", "model_version", "seq"),
-    sqlite_autoincrement=True,  # a number is never given twice: monitoring remembers how far it has read
-)
-
-_reviews = Table(
-    "reviews",
-    _metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("review_id", String(32), nullable=False, unique=True),
-    Column("record_id", String(32), nullable=False),
-    Column("time", String(40), nullable=False),
-    Column("body", Text, nullable=False),
-    Index("reviews_by_record", "record_id"),
-    sqlite_autoincrement=True,
-)
-
-_heartbeats = Table(
-    "heartbeats",
-    _metadata,
-    Column("worker", String(64), primary_key=True),
-    Column("version", String(64), nullable=False),
-    Column("at", Float, nullable=False),
-)
+from service.contract.schema import heartbeats as _heartbeats
+from service.contract.schema import open_database
+from service.contract.schema import predictions as _predictions
+from service.contract.schema import reviews as _reviews
 
 _CHUNK = 500  # values in one IN (…): servers bound them
 _COLUMNS = tuple(
@@ -96,8 +34,11 @@ class Store:
     """The one database of a site. Every method raises StoreUnavailable when it cannot be reached or stays locked."""
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
-        """Open `url` (SQLAlchemy's form), making the tables, and SQLite's folder, where they are missing."""
-        self._database = Database(url, _metadata, timeout_s=timeout_s)
+        """Open `url` (SQLAlchemy's form), making the tables, and SQLite's folder, where there are none.
+
+        Raises ConfigError for tables of another release, see schema.open_database.
+        """
+        self._database = open_database(url, timeout_s=timeout_s)
         self._insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
 
     def close(self) -> None:

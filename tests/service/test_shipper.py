@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from service.contract.errors import Overloaded, StoreUnavailable
 from service.contract.records import PredictionRecord, ReviewRecord
@@ -197,6 +198,26 @@ def test_a_store_that_goes_away_gets_everything_when_it_is_back(
             assert not shipper.ship()
         await reached(lambda: site.stored == ["1", "2", "3", "4"])
         await shipper.stop()
+        await journal.close()
+
+    run(scenario())
+
+
+def test_a_store_without_its_tables_is_no_reason_to_set_entries_aside(site: Site, store_url: str) -> None:
+    async def scenario() -> None:
+        journal = site.journal()
+        shipper = site.shipper(journal)
+        await journal.append(entries(1))
+        engine = create_engine(store_url)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE predictions RENAME TO elsewhere"))
+        assert not shipper.ship()
+        assert not (site.root / "rejected").exists()
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO predictions"))
+        engine.dispose()
+        assert shipper.ship()
+        assert site.stored == ["1"]
         await journal.close()
 
     run(scenario())

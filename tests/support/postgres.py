@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-
-from tests.service.running import free_ports
 
 ACCOUNT = "postgres"  # the server refuses to run as root
 HOW = "PostgreSQL is missing: run `make servers` (as root), or install Debian's package postgresql"
@@ -24,7 +23,8 @@ class Postgres:
         self._data = folder / "data"
         self._folder = folder
         self._binaries = binaries
-        self.port = free_ports(1)[0]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
         self._made = 0
         self._run("initdb", "-D", str(self._data), "-A", "trust", "-U", ACCOUNT, "-E", "UTF8", "--no-sync")
 
