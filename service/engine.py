@@ -15,6 +15,7 @@ from service.contract.predictor import Predictor
 from service.contract.pseudonym import load_key
 from service.core import Core
 from service.door import Door
+from service.expiry import expiring
 from service.journal import Journal
 from service.late import LateLedger, LateStore
 from service.metrics import build_metrics, forget_dead_workers
@@ -113,6 +114,9 @@ class Engine:
 
         retention = Retention(settings, PixelStore(settings.pixels_dir))
         closing.callback(retention.close)
+        expiry = expiring(settings)
+        expiry.start()
+        closing.push_async_callback(expiry.stop)
         batcher: Batcher[Predictor] = Batcher(
             registry.compute,
             max_batch=settings.max_batch,

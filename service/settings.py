@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     image_retention_days: int = Field(default=30, ge=1)
     """Pixels older than this are deleted."""
 
+    prediction_retention_days: int | None = Field(default=None, ge=1)
+    """Answers on record that are older than this are deleted from the store; default: kept."""
+
+    review_retention_days: int | None = Field(default=None, ge=1)
+    """Reviews that are older than this are deleted from the store; default: kept."""
+
     key_file: Path = Path("var/keys/pseudonym.key")
     """The key that turns patient ids into pseudonyms; made on the first start (mode 0600)."""
 

@@ -44,11 +44,12 @@ class Database:
         With `create=False` a SQLite file must be there. `timeout_s` is how long to wait for a connection and for a
         lock. Raises ConfigError for a URL that makes no sense, StoreUnavailable when the database cannot be reached.
         """
+        options: dict[str, Any] = {}
         try:
             parsed = make_url(url)
             match parsed.get_backend_name():
                 case "sqlite":
-                    parsed, options = _with_file(parsed), {}
+                    parsed = _with_file(parsed)
                 case "postgresql":
                     parsed, options = postgresql.with_driver(parsed), postgresql.options(timeout_s)
                 case other:

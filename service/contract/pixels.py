@@ -55,6 +55,16 @@ class PixelStore:
         """Whether pixels of that name are kept."""
         return bool(_NAME.fullmatch(name)) and self._path(name).is_file()
 
+    def remove(self, name: str) -> bool:
+        """Remove the pixels of that name, and say whether they were here. Raises StoreUnavailable."""
+        if not self.has(name):
+            return False
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"pixels cannot be removed from {self.folder}: {error.strerror}") from error
+        return True
+
     def purge(self, older_than_days: float) -> int:
         """Remove what was last saved longer ago than that, and say how many."""
         limit = time.time() - older_than_days * _DAY_S
