@@ -39,6 +39,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class PixelCell(Cell):
+    """A cell whose caller has decoded it. image: its RGB pixels, row by row, `height` · `width` · 3 bytes."""
+
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the service says about one cell.
 

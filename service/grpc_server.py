@@ -4,17 +4,18 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import Default, DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service import converters
+from service import converters, open_inference
 from service.contract import errors
 from service.door import client_now
 from service.engine import Engine
@@ -84,17 +85,23 @@ class Servicer:
         """The model that answers now."""
         return converters.model_to_message(self._engine.core().model())
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """The method handlers; messages are parsed here, for gRPC would answer bytes it cannot parse with INTERNAL."""
         methods: dict[str, Handler] = {"Classify": self.classify, "Review": self.review, "GetModel": self.get_model}
+        return (
+            self._handlers(SERVICE, methods),
+            self._handlers(open_inference.SERVICE, open_inference.OpenInference(self._engine).methods()),
+        )
+
+    def _handlers(self, service: ServiceDescriptor, methods: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
-            SERVICE.full_name,
+            service.full_name,
             {
                 method.name: grpc.unary_unary_rpc_method_handler(
                     self._guarded(method, methods[method.name]),
                     response_serializer=lambda reply: reply.SerializeToString(),
                 )
-                for method in SERVICE.methods
+                for method in service.methods
             },
         )
 
@@ -145,10 +152,10 @@ class Servers:
         options = [("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", limit)]
         await self._report()
         self._main = grpc.aio.server(options=options, interceptors=(AccessInterceptor(self._engine, refusal),))
-        self._main.add_generic_rpc_handlers((self._servicer.handlers(),))
+        self._main.add_generic_rpc_handlers(self._servicer.handlers())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._main)
+        names = (SERVICE.full_name, open_inference.SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._main, pool=_described(names))
         credentials = server_credentials(self._engine)
         _listen(self._main, settings.grpc_host, settings.grpc_port, "BLASTWATCH_GRPC_PORT", credentials)
         self._probe = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
@@ -184,6 +191,7 @@ class Servers:
         ready = serving if self._engine.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", ready)
         await self._health.set(SERVICE.full_name, ready)
+        await self._health.set(open_inference.SERVICE.full_name, ready)
         await self._health.set(LIVENESS, serving)
 
 
@@ -198,6 +206,21 @@ def _listen(
             server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise errors.ConfigError(f"cannot listen on {address}: free it or set {setting} to another port") from error
+
+
+def _described(names: Iterable[str]) -> DescriptorPool:
+    """The files of these services in one pool: those of the Open Inference Protocol are in one of their own."""
+    pool = DescriptorPool()
+
+    def add(file: FileDescriptor) -> None:
+        for dependency in file.dependencies:
+            add(dependency)
+        pool.AddSerializedFile(file.serialized_pb)
+
+    for name in names:
+        own = name == open_inference.SERVICE.full_name
+        add(open_inference.SERVICE.file if own else Default().FindFileContainingSymbol(name))
+    return pool
 
 
 def _parsed(request_type: type[Message], data: bytes) -> Message:

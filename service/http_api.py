@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service import converters
+from service import converters, open_inference_http
 from service.contract import errors
 from service.domain import Cell
 from service.door import Visit, client_now
@@ -77,6 +77,7 @@ def create_app(seat: Seat) -> Starlette:
         Route("/v1/reviews", _guarded(seat, "Review", review), methods=["POST"]),
         Route("/v1/model", _guarded(seat, "GetModel", model), methods=["GET"]),
         Route("/metrics", _guarded(seat, "metrics", metrics), methods=["GET"]),
+        *open_inference_http.routes(functools.partial(_guarded, seat, problem=plain_error_response), _body),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _not_a_route})
 
@@ -121,10 +122,21 @@ def status_of(error: BaseException) -> int | None:
 
 def error_response(error: Exception) -> JSONResponse:
     """An error as {"error": {"code", "message"}}; what is not the caller's business is a constant text."""
+    return _error(*_explained(error))
+
+
+def plain_error_response(error: Exception) -> JSONResponse:
+    """The same as {"error": message}, which is how the Open Inference Protocol has it."""
+    status, _, message, headers = _explained(error)
+    return JSONResponse({"error": message}, status, headers)
+
+
+def _explained(error: Exception) -> tuple[int, str, str, dict[str, str]]:
+    """Status, code, message and headers of the answer to an error."""
     status = status_of(error)
     if status is None or status == 500:
-        return _error(500, "Internal", INTERNAL_TEXT, {})
-    headers = {}
+        return 500, "Internal", INTERNAL_TEXT, {}
+    headers: dict[str, str] = {}
     if status == 503:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", 1.0)))
     if status == 401:
@@ -133,10 +145,12 @@ def error_response(error: Exception) -> JSONResponse:
         headers["Connection"] = "close"  # whatever body comes is not read
     if status == 413:
         headers["Connection"] = "close"  # the rest of the body is not read
-    return _error(status, type(error).__name__, str(error), headers)
+    return status, type(error).__name__, str(error), headers
 
 
-def _guarded(seat: Seat, name: str, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+def _guarded(
+    seat: Seat, name: str, endpoint: Endpoint, problem: Callable[[Exception], Response] = error_response
+) -> Callable[[Request], Awaitable[Response]]:
     @functools.wraps(endpoint)
     async def call(request: Request) -> Response:
         visit = Visit("http", name, request.client.host if request.client else "")
@@ -149,7 +163,7 @@ def _guarded(seat: Seat, name: str, endpoint: Endpoint) -> Callable[[Request], A
         except ClientDisconnect:
             response = Response(status_code=CLIENT_LEFT)
         except Exception as error:
-            response = error_response(error)
+            response = problem(error)
             if response.status_code == 500:
                 log.error("%s failed", name, exc_info=error)
         _count(seat, visit, response.status_code)

@@ -5,10 +5,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.contract.errors import DeadlineExceeded
-from service.contract.image import Field, Pixels, image_sha256, load_field, pixels_sha256
+import numpy as np
+
+from service.contract.errors import BadImage, DeadlineExceeded
+from service.contract.image import (
+    MAX_PIXELS,
+    MIN_SIDE,
+    Field,
+    Pixels,
+    image_sha256,
+    load_field,
+    pixels_sha256,
+    to_field,
+)
 from service.contract.statistics import statistics
-from service.domain import Cell
+from service.domain import Cell, PixelCell
 
 THREADS = 2
 """Two pictures of the largest size at once bound the memory; more threads would only wait for the same cores."""
@@ -39,7 +50,7 @@ class Intake:
         def work() -> Prepared:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the image was looked at: allow more time")
-            pixels = load_field(cell.image, field, cell.pixel_size_um)
+            pixels = _seen(cell, field)
             return Prepared(
                 pixels=pixels,
                 field=field,
@@ -54,3 +65,19 @@ class Intake:
     def close(self) -> None:
         """Lets the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _seen(cell: Cell, field: Field) -> Pixels:
+    """What the model sees of a cell. Raises BadImage, InvalidRequest."""
+    if not isinstance(cell, PixelCell):
+        return load_field(cell.image, field, cell.pixel_size_um)
+    # The bounds of a decoded file.
+    if min(cell.height, cell.width) < MIN_SIDE or cell.height * cell.width > MAX_PIXELS:
+        raise BadImage(
+            f"{cell.width}×{cell.height} pixels: each side must have at least {MIN_SIDE}, and all together at most "
+            f"{MAX_PIXELS}"
+        )
+    if len(cell.image) != cell.height * cell.width * 3:
+        raise BadImage(f"{len(cell.image)} bytes are not {cell.width}×{cell.height} RGB pixels")
+    rgb = np.frombuffer(cell.image, dtype=np.uint8).reshape(cell.height, cell.width, 3)
+    return to_field(rgb, field, cell.pixel_size_um)
