@@ -98,6 +98,7 @@ def test_it_answers_over_tls_to_a_token(exposed: Exposed) -> None:
         client.classify(png(1))
     store = exposed.running.site.store
     found = eventually(lambda: store.get(one.record_id))
+    assert found is not None
     assert found.record.client == "lis-a"
 
 
