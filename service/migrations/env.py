@@ -4,6 +4,14 @@ from alembic import context
 
 from service.contract.schema import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
-with context.begin_transaction():
-    context.run_migrations()
+
+def run() -> None:
+    """Run what is missing."""
+    context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+# Alembic loads this file by its path; whoever imports the packages' modules only looks at it.
+if __name__ == "env_py":
+    run()
