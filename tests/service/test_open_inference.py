@@ -179,6 +179,13 @@ def test_only_the_outputs_that_are_asked_for(triton: Triton) -> None:
     assert "labels" in str(triton.infer(files(1)).get_output("probabilities"))
 
 
+def test_a_file_of_the_largest_size_passes_and_one_byte_more_does_not(triton: Triton) -> None:
+    whole = png(9) + bytes(LIMIT - len(png(9)))  # what comes after the picture's end is not looked at
+    assert triton.infer(np.array([whole], dtype=np.object_)).as_numpy("label").shape == (1,)
+    with pytest.raises(InferenceServerException, match=f"above {LIMIT} bytes"):
+        triton.infer(np.array([whole + b"x"], dtype=np.object_))
+
+
 def test_many_cells_are_computed_together(triton: Triton, worker: Worker) -> None:
     found = triton.infer(files(*range(16)))
     records = [worker.engine.core()._recent.by_record(name.decode()) for name in found.as_numpy("record_id").tolist()]
