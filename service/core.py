@@ -232,6 +232,7 @@ class Core:
                 client=record.client,
                 version=record.model_version,
             )
+            self._metrics.referred(record.refer_reasons, version=record.model_version)
 
 
 def answer_of(record: PredictionRecord) -> Answer:

@@ -27,6 +27,7 @@ class Metrics:
     registry: CollectorRegistry
     requests: Counter
     answers: Counter
+    refer_reasons: Counter
     reviews: Counter
     stage_seconds: Histogram
     batch_size: Histogram
@@ -61,6 +62,11 @@ class Metrics:
             model_version=version,
         ).inc()
 
+    def referred(self, reasons: Collection[str], *, version: str) -> None:
+        """Counts each reason of one referred answer: an answer with two reasons counts under both."""
+        for reason in reasons:
+            self.refer_reasons.labels(reason=reason, model_version=version).inc()
+
 
 def known(value: str, allowed: Collection[str]) -> str:
     """`value` where the operator listed it, else `other`: callers must not be able to make time series."""
@@ -86,6 +92,9 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
             "answers",
             "Cells answered, without test traffic",
             *("label", "refer", "site", "stain", "scanner", "client", "model_version"),
+        ),
+        refer_reasons=counter(
+            "refer_reasons", "Reasons that answers were referred for, without test traffic", "reason", "model_version"
         ),
         reviews=counter("reviews", "Reviews taken, without test traffic", "label", "agrees", "sampled"),
         stage_seconds=histogram("stage_seconds", "Latency of classify by stage, in seconds", SECONDS, "stage"),

@@ -40,6 +40,19 @@ def test_two_builds_into_fresh_registries_do_not_meet() -> None:
     assert 'site="site-a"' in answered(1, CollectorRegistry())
 
 
+def test_an_answer_with_two_reasons_counts_under_both() -> None:
+    registry = CollectorRegistry()
+    metrics = build_metrics(registry, load_settings())
+    metrics.referred(("uncertain", "unknown_scale"), version="v")
+    metrics.referred(("uncertain",), version="v")
+    metrics.referred((), version="v")
+    lines = expose(registry).decode().splitlines()
+    assert [line for line in lines if line.startswith("blastwatch_refer_reasons_total{")] == [
+        'blastwatch_refer_reasons_total{model_version="v",reason="uncertain"} 2.0',
+        'blastwatch_refer_reasons_total{model_version="v",reason="unknown_scale"} 1.0',
+    ]
+
+
 WORKER = """
 import os, sys
 from prometheus_client import CollectorRegistry
