@@ -281,7 +281,8 @@ def infer(channel: grpc.Channel, message: ours.ModelInferRequest) -> ours.ModelI
     call = channel.unary_unary(
         f"/{SERVICE.full_name}/ModelInfer", response_deserializer=ours.ModelInferResponse.FromString
     )
-    return call(message.SerializeToString(), timeout=20)
+    reply: ours.ModelInferResponse = call(message.SerializeToString(), timeout=20)
+    return reply
 
 
 @pytest.mark.parametrize(
