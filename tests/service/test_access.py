@@ -15,7 +15,7 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service import tokens
+from service import open_inference, tokens
 from service.client import AnyClient, Client, HttpClient
 from service.contract.errors import BlastwatchError, ConfigError, Forbidden, NotFound, NotReady, Unauthenticated
 from service.door import ROLES
@@ -120,7 +120,8 @@ def test_each_role_does_what_it_is_for(guarded: Guarded, connect: Connect) -> No
 
 
 def test_every_method_has_a_role() -> None:
-    assert {method.name for method in SERVICE.methods} <= ROLES.keys()
+    for service in (SERVICE, open_inference.SERVICE):
+        assert {method.name for method in service.methods} <= ROLES.keys()
 
 
 @pytest.mark.parametrize(
@@ -188,13 +189,16 @@ def test_a_broken_file_changes_nothing_and_is_counted(guarded: Guarded, caplog: 
 @both
 def test_every_access_has_a_row(guarded: Guarded, connect: Connect) -> None:
     name = connect.__name__
-    client, stranger = connect(guarded.worker, guarded.token["infer"]), connect(guarded.worker, "stranger")
+    client, reader, stranger, nobody = (
+        connect(guarded.worker, token) for token in (guarded.token["infer"], guarded.token["review"], "stranger", "")
+    )
     client.classify(png(4), request_id=f"audited-{name}")
     for image in (b"nonsense", b""):
         with pytest.raises(BlastwatchError):
             client.classify(image, request_id=f"bad-{name}")
-    with pytest.raises(Unauthenticated):
-        stranger.model()
+    for caller, refusal in ((stranger, Unauthenticated), (nobody, Unauthenticated), (reader, Forbidden)):
+        with pytest.raises(refusal):
+            caller.model()
     transport = name.removeprefix("over_")
     ok, bad, unknown = ("OK", "INVALID_ARGUMENT", "UNAUTHENTICATED") if transport == "grpc" else ("200", "400", "401")
     (row,) = eventually(lambda: guarded.rows(request_id=f"audited-{name}"))
@@ -209,11 +213,10 @@ def test_every_access_has_a_row(guarded: Guarded, connect: Connect) -> None:
     }
     assert eventually(lambda: guarded.rows(request_id=f"bad-{name}", code=bad, client="client-infer"))
     assert eventually(lambda: guarded.rows(transport=transport, method="GetModel", code=unknown, client=""))
-    assert guarded.refused(transport, "unknown") >= 1
-    assert guarded.refused(transport, "missing") >= 1
-    assert guarded.refused(transport, "role") >= 1
-    client.close()
-    stranger.close()
+    for reason in ("unknown", "missing", "role"):
+        assert guarded.refused(transport, reason) >= 1
+    for caller in (client, reader, stranger, nobody):
+        caller.close()
 
 
 @both
