@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service import converters, open_inference_http
+from service.compression import Unpacker
 from service.contract import errors
 from service.domain import Cell
 from service.door import Visit, client_now
@@ -30,6 +33,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp")
 CLIENT_LEFT = 499  # nobody reads it; the metric counts it apart
 REVIEW_BYTES = 64 * 2**10
 HEADER_PREFIX = "blastwatch-"
+COMPRESS_FROM_BYTES = 1024
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATUS: dict[type[errors.BlastwatchError], int] = {
@@ -79,7 +83,9 @@ def create_app(seat: Seat) -> Starlette:
         Route("/metrics", _guarded(seat, "metrics", metrics), methods=["GET"]),
         *open_inference_http.routes(functools.partial(_guarded, seat, problem=plain_error_response), _body),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_a_route})
+    # For clients that say Accept-Encoding: gzip; a short answer would only grow.
+    packing = Middleware(GZipMiddleware, minimum_size=COMPRESS_FROM_BYTES, compresslevel=1)
+    return Starlette(routes=routes, middleware=[packing], exception_handlers={HTTPException: _not_a_route})
 
 
 async def classify(request: Request, engine: Engine) -> Response:
@@ -183,11 +189,13 @@ def _count(seat: Seat, visit: Visit, status: int) -> None:
 
 
 async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
-    """The request's body; refused as soon as it is known to be above `limit` bytes, or too slow."""
+    """The request's body, unpacked; refused as soon as it is known to be above `limit` bytes, or too slow."""
     too_large = errors.TooLarge(f"the body is above {limit} bytes: send a smaller one")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise too_large
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    unpacker = None if encoding == "identity" else Unpacker(encoding, limit)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -196,9 +204,12 @@ async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
                 size += len(chunk)
                 if size > limit:
                     raise too_large
-                chunks.append(chunk)
+                # In a thread: a small chunk may hold a lot.
+                chunks.append(await asyncio.to_thread(unpacker.feed, chunk) if unpacker and chunk else chunk)
     except TimeoutError:
         raise errors.DeadlineExceeded(f"the body did not arrive within {timeout_s:g} s") from None
+    if unpacker:
+        unpacker.finish()
     return b"".join(chunks)
 
 
