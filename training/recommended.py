@@ -42,7 +42,7 @@ COMMON: Mapping[str, object] = {
 }
 
 # A few hundred pictures: synthetic cells first, any angle, and all epochs, for so few validation cells choose badly.
-# Measured on tecom_wbc, docs/results/tecom_wbc.md.
+# Part by part: docs/results/recipe.md; on real cells: docs/results/tecom_wbc.md.
 FEW: Mapping[str, object] = {
     "pretrain.cells": 8000,
     "train.epochs": 40,
