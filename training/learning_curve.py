@@ -15,7 +15,7 @@ import numpy as np
 from service.contract.errors import CommandParser, run_command
 from training import bootstrap, figures
 from training.config import configured
-from training.cross_validate import material_of
+from training.cross_validate import PRETRAINED, material_of
 from training.figures import Integers
 from training.fold_runs import CACHE, Job, Material, Recipe, longer, run
 from training.folds import folds, paired_interval, part_of_units
@@ -128,10 +128,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m training.learning_curve", description=main.__doc__)
     parser.add_argument("--workers", type=int, default=0, help="trainings at once; default: as many as cores")
     arguments = parser.parse_args(argv)
+    from training.initial import with_pretrained
+
     evaluate = read_params("evaluate")
     settings = {name: evaluate[name] for name in ("folds", "seed", "bootstrap")} | read_params("learning_curve")
     config = configured(LearningCurveConfig, "learning_curve", settings)
-    recipe = Recipe(read_params("model"), read_params("train"), float(read_params("split", "validation")))
+    train = with_pretrained(read_params("train"), PRETRAINED)
+    recipe = Recipe(read_params("model"), train, float(read_params("split", "validation")))
     material, about, _ = material_of()
     found = learning_curve(material, recipe, config, CACHE, workers=arguments.workers)
     found["notes"] = list(about["notes"])

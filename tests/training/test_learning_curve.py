@@ -1,6 +1,7 @@
 """The learning curve: growing parts of the same training units, the same test units."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from service.contract.errors import ConfigError
 from tests.training.test_cross_validate import MODEL, TRAIN, material
 from training import learning_curve as stage
+from training.arrays import write_npz
 from training.config import configured
 from training.cross_validate import CrossValidateConfig, cross_validate
 from training.fold_runs import Job, Material, Recipe
@@ -83,3 +85,21 @@ def test_shares_that_are_no_curve_are_refused() -> None:
 def test_a_picture_is_drawn(curve: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     draw(tmp_path / "curve.png", curve[0])
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_starts_where_pretraining_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curve is of the recipe that the pipeline trains with, its start included."""
+    recipes: list[Recipe] = []
+
+    def caught(_: object, recipe: Recipe, *rest: object, **named: object) -> None:
+        recipes.append(recipe)
+        raise ConfigError("seen enough")
+
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_npz(Path("build/pretrained.npz"), {"blocks.0.0.weight": np.zeros(3, dtype=np.float32)})
+    monkeypatch.setattr(stage, "material_of", lambda: (None, {"notes": []}, None))
+    monkeypatch.setattr(stage, "learning_curve", caught)
+    with pytest.raises(ConfigError, match="seen enough"):
+        stage.main([])
+    assert recipes[0].train["initial"] == "build/pretrained.npz"
