@@ -102,6 +102,7 @@ class Servicer:
                     response_serializer=lambda reply: reply.SerializeToString(),
                 )
                 for method in service.methods
+                if method.name in methods
             },
         )
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lastwatch/v1/blastwatch.proto\x12\rblastwatch.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa5\x01\n\x04\x43\x65ll\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x13\n\x0bspecimen_id\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\x12\r\n\x05stain\x18\x06 \x01(\t\x12\x0f\n\x07scanner\x18\x07 \x01(\t\x12\x15\n\rpixel_size_um\x18\x08 \x01(\x01\x12\x0c\n\x04test\x18\t \x01(\x08\"\xd9\x02\n\nPrediction\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\t\x12\x15\n\rpixels_sha256\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x43\n\rprobabilities\x18\x06 \x03(\x0b\x32,.blastwatch.v1.Prediction.ProbabilitiesEntry\x12\x1d\n\x15malignant_probability\x18\x07 \x01(\x01\x12\r\n\x05refer\x18\x08 \x01(\x08\x12\x15\n\rrefer_reasons\x18\t \x03(\t\x12\x11\n\tood_score\x18\n \x01(\x01\x12\x15\n\rmodel_version\x18\x0b \x01(\t\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"P\n\rReviewRequest\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07sampled\x18\x04 \x01(\x08\"^\n\x0bReviewReply\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x11\n\treview_id\x18\x02 \x01(\t\x12\x1b\n\x13\x63ounts_for_training\x18\x03 \x01(\x08\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x11\n\x0fGetModelRequest\"\xeb\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x11\n\tmalignant\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x10\n\x08\x66ield_um\x18\x06 \x01(\x01\x12\x13\n\x0bscale_known\x18\x07 \x01(\x08\x12-\n\nthresholds\x18\x08 \x01(\x0b\x32\x19.blastwatch.v1.Thresholds\x12\x0f\n\x07\x63reated\x18\t \x01(\t\x12(\n\x07metrics\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"*\n\nThresholds\x12\x0f\n\x07\x61\x62stain\x18\x01 \x01(\x01\x12\x0b\n\x03ood\x18\x02 \x01(\x01\x32\xd3\x01\n\x0f\x42lastClassifier\x12:\n\x08\x43lassify\x12\x13.blastwatch.v1.Cell\x1a\x19.blastwatch.v1.Prediction\x12\x42\n\x06Review\x12\x1c.blastwatch.v1.ReviewRequest\x1a\x1a.blastwatch.v1.ReviewReply\x12@\n\x08GetModel\x12\x1e.blastwatch.v1.GetModelRequest\x1a\x14.blastwatch.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lastwatch/v1/blastwatch.proto\x12\rblastwatch.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa5\x01\n\x04\x43\x65ll\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x13\n\x0bspecimen_id\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\x12\r\n\x05stain\x18\x06 \x01(\t\x12\x0f\n\x07scanner\x18\x07 \x01(\t\x12\x15\n\rpixel_size_um\x18\x08 \x01(\x01\x12\x0c\n\x04test\x18\t \x01(\x08\"\xd9\x02\n\nPrediction\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cimage_sha256\x18\x03 \x01(\t\x12\x15\n\rpixels_sha256\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x43\n\rprobabilities\x18\x06 \x03(\x0b\x32,.blastwatch.v1.Prediction.ProbabilitiesEntry\x12\x1d\n\x15malignant_probability\x18\x07 \x01(\x01\x12\r\n\x05refer\x18\x08 \x01(\x08\x12\x15\n\rrefer_reasons\x18\t \x03(\t\x12\x11\n\tood_score\x18\n \x01(\x01\x12\x15\n\rmodel_version\x18\x0b \x01(\t\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x99\x01\n\x0bStreamReply\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12/\n\nprediction\x18\x03 \x01(\x0b\x32\x19.blastwatch.v1.PredictionH\x00\x12)\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x16.blastwatch.v1.FailureH\x00\x42\x08\n\x06result\"N\n\x07\x46\x61ilure\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x15\n\rretry_after_s\x18\x04 \x01(\x01\"P\n\rReviewRequest\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07sampled\x18\x04 \x01(\x08\"^\n\x0bReviewReply\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x11\n\treview_id\x18\x02 \x01(\t\x12\x1b\n\x13\x63ounts_for_training\x18\x03 \x01(\x08\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x08\"\xf9\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x11\n\tmalignant\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\r\n\x05width\x18\x05 \x01(\x05\x12\x10\n\x08\x66ield_um\x18\x06 \x01(\x01\x12\x13\n\x0bscale_known\x18\x07 \x01(\x08\x12-\n\nthresholds\x18\x08 \x01(\x0b\x32\x19.blastwatch.v1.Thresholds\x12\x0f\n\x07\x63reated\x18\t \x01(\t\x12(\n\x07metrics\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\"*\n\nThresholds\x12\x0f\n\x07\x61\x62stain\x18\x01 \x01(\x01\x12\x0b\n\x03ood\x18\x02 \x01(\x01\x32\x9a\x02\n\x0f\x42lastClassifier\x12:\n\x08\x43lassify\x12\x13.blastwatch.v1.Cell\x1a\x19.blastwatch.v1.Prediction\x12\x45\n\x0e\x43lassifyStream\x12\x13.blastwatch.v1.Cell\x1a\x1a.blastwatch.v1.StreamReply(\x01\x30\x01\x12\x42\n\x06Review\x12\x1c.blastwatch.v1.ReviewRequest\x1a\x1a.blastwatch.v1.ReviewReply\x12@\n\x08GetModel\x12\x1e.blastwatch.v1.GetModelRequest\x1a\x14.blastwatch.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,16 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTION']._serialized_end=593
   _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_start=541
   _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_end=593
-  _globals['_REVIEWREQUEST']._serialized_start=595
-  _globals['_REVIEWREQUEST']._serialized_end=675
-  _globals['_REVIEWREPLY']._serialized_start=677
-  _globals['_REVIEWREPLY']._serialized_end=771
-  _globals['_GETMODELREQUEST']._serialized_start=773
-  _globals['_GETMODELREQUEST']._serialized_end=790
-  _globals['_MODEL']._serialized_start=793
-  _globals['_MODEL']._serialized_end=1028
-  _globals['_THRESHOLDS']._serialized_start=1030
-  _globals['_THRESHOLDS']._serialized_end=1072
-  _globals['_BLASTCLASSIFIER']._serialized_start=1075
-  _globals['_BLASTCLASSIFIER']._serialized_end=1286
+  _globals['_STREAMREPLY']._serialized_start=596
+  _globals['_STREAMREPLY']._serialized_end=749
+  _globals['_FAILURE']._serialized_start=751
+  _globals['_FAILURE']._serialized_end=829
+  _globals['_REVIEWREQUEST']._serialized_start=831
+  _globals['_REVIEWREQUEST']._serialized_end=911
+  _globals['_REVIEWREPLY']._serialized_start=913
+  _globals['_REVIEWREPLY']._serialized_end=1007
+  _globals['_GETMODELREQUEST']._serialized_start=1009
+  _globals['_GETMODELREQUEST']._serialized_end=1040
+  _globals['_MODEL']._serialized_start=1043
+  _globals['_MODEL']._serialized_end=1292
+  _globals['_THRESHOLDS']._serialized_start=1294
+  _globals['_THRESHOLDS']._serialized_end=1336
+  _globals['_BLASTCLASSIFIER']._serialized_start=1339
+  _globals['_BLASTCLASSIFIER']._serialized_end=1621
 # @@protoc_insertion_point(module_scope)

@@ -153,6 +153,76 @@ class Prediction(_message.Message):
 Global___Prediction: _TypeAlias = Prediction  # noqa: Y015
 
 @_typing.final
+class StreamReply(_message.Message):
+    """What became of one cell of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The cell's place in the stream, counted from 0."""
+    request_id: _builtins.str
+    """As the cell had it; of one that could not be parsed, empty."""
+    @_builtins.property
+    def prediction(self) -> Global___Prediction: ...
+    @_builtins.property
+    def failure(self) -> Global___Failure: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        prediction: Global___Prediction | None = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "prediction", b"prediction", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "position", b"position", "prediction", b"prediction", "request_id", b"request_id", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["prediction", "failure"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___StreamReply: _TypeAlias = StreamReply  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
+    """Why a cell of a stream was not answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """The error's name, as "blastwatch-error" has it for a single call, e.g. "BadImage"."""
+    message: _builtins.str
+    """For people."""
+    code: _builtins.int
+    """The status code that a single call would have ended with (google.rpc.Code)."""
+    retry_after_s: _builtins.float
+    """Not 0: the same cell may be sent again after so many seconds."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+        message: _builtins.str = ...,
+        code: _builtins.int = ...,
+        retry_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "message", b"message", "retry_after_s", b"retry_after_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failure: _TypeAlias = Failure  # noqa: Y015
+
+@_typing.final
 class ReviewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -216,12 +286,17 @@ Global___ReviewReply: _TypeAlias = ReviewReply  # noqa: Y015
 class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CARD_FIELD_NUMBER: _builtins.int
+    card: _builtins.bool
+    """True: with the model card."""
     def __init__(
         self,
+        *,
+        card: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +316,7 @@ class Model(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CARD_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     height: _builtins.int
     """The field that the model sees: pixels, and micrometres along its width."""
@@ -250,6 +326,8 @@ class Model(_message.Message):
     """False: the training data carry no scale, so that an unknown scale is no reason to refer."""
     created: _builtins.str
     """When it was made (ISO 8601, UTC)."""
+    card: _builtins.str
+    """The model card, Markdown; only if it was asked for."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -273,10 +351,11 @@ class Model(_message.Message):
         thresholds: Global___Thresholds | None = ...,
         created: _builtins.str = ...,
         metrics: _struct_pb2.Struct | None = ...,
+        card: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "thresholds", b"thresholds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "field_um", b"field_um", "height", b"height", "labels", b"labels", "malignant", b"malignant", "metrics", b"metrics", "scale_known", b"scale_known", "thresholds", b"thresholds", "version", b"version", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "created", b"created", "field_um", b"field_um", "height", b"height", "labels", b"labels", "malignant", b"malignant", "metrics", b"metrics", "scale_known", b"scale_known", "thresholds", b"thresholds", "version", b"version", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class BlastClassifierStub:
                 request_serializer=blastwatch_dot_v1_dot_blastwatch__pb2.Cell.SerializeToString,
                 response_deserializer=blastwatch_dot_v1_dot_blastwatch__pb2.Prediction.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/blastwatch.v1.BlastClassifier/ClassifyStream',
+                request_serializer=blastwatch_dot_v1_dot_blastwatch__pb2.Cell.SerializeToString,
+                response_deserializer=blastwatch_dot_v1_dot_blastwatch__pb2.StreamReply.FromString,
+                _registered_method=True)
         self.Review = channel.unary_unary(
                 '/blastwatch.v1.BlastClassifier/Review',
                 request_serializer=blastwatch_dot_v1_dot_blastwatch__pb2.ReviewRequest.SerializeToString,
@@ -58,6 +63,14 @@ class BlastClassifierServicer:
 
     def Classify(self, request, context):
         """Classifies one white cell. The answer is on record before it is sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies a stream of cells. Replies come as answers are ready, not in order: each names its cell. A cell that
+        cannot be answered gets a Failure and the stream goes on; a service at its bound reads no further until it has room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +97,11 @@ def add_BlastClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=blastwatch_dot_v1_dot_blastwatch__pb2.Cell.FromString,
                     response_serializer=blastwatch_dot_v1_dot_blastwatch__pb2.Prediction.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=blastwatch_dot_v1_dot_blastwatch__pb2.Cell.FromString,
+                    response_serializer=blastwatch_dot_v1_dot_blastwatch__pb2.StreamReply.SerializeToString,
             ),
             'Review': grpc.unary_unary_rpc_method_handler(
                     servicer.Review,
@@ -124,6 +142,33 @@ class BlastClassifier:
             '/blastwatch.v1.BlastClassifier/Classify',
             blastwatch_dot_v1_dot_blastwatch__pb2.Cell.SerializeToString,
             blastwatch_dot_v1_dot_blastwatch__pb2.Prediction.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/blastwatch.v1.BlastClassifier/ClassifyStream',
+            blastwatch_dot_v1_dot_blastwatch__pb2.Cell.SerializeToString,
+            blastwatch_dot_v1_dot_blastwatch__pb2.StreamReply.FromString,
             options,
             channel_credentials,
             insecure,

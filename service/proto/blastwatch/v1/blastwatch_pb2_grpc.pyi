@@ -35,6 +35,10 @@ class BlastClassifierStub:
     def __new__(cls, channel: _aio.Channel) -> BlastClassifierAsyncStub: ...
     Classify: _grpc.UnaryUnaryMultiCallable[_blastwatch_pb2.Cell, _blastwatch_pb2.Prediction]
     """Classifies one white cell. The answer is on record before it is sent."""
+    ClassifyStream: _grpc.StreamStreamMultiCallable[_blastwatch_pb2.Cell, _blastwatch_pb2.StreamReply]
+    """Classifies a stream of cells. Replies come as answers are ready, not in order: each names its cell. A cell that
+    cannot be answered gets a Failure and the stream goes on; a service at its bound reads no further until it has room.
+    """
     Review: _grpc.UnaryUnaryMultiCallable[_blastwatch_pb2.ReviewRequest, _blastwatch_pb2.ReviewReply]
     """Records what a reader says about a cell that was classified."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_blastwatch_pb2.GetModelRequest, _blastwatch_pb2.Model]
@@ -47,6 +51,10 @@ class BlastClassifierAsyncStub(BlastClassifierStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_blastwatch_pb2.Cell, _blastwatch_pb2.Prediction]  # type: ignore[assignment]
     """Classifies one white cell. The answer is on record before it is sent."""
+    ClassifyStream: _aio.StreamStreamMultiCallable[_blastwatch_pb2.Cell, _blastwatch_pb2.StreamReply]  # type: ignore[assignment]
+    """Classifies a stream of cells. Replies come as answers are ready, not in order: each names its cell. A cell that
+    cannot be answered gets a Failure and the stream goes on; a service at its bound reads no further until it has room.
+    """
     Review: _aio.UnaryUnaryMultiCallable[_blastwatch_pb2.ReviewRequest, _blastwatch_pb2.ReviewReply]  # type: ignore[assignment]
     """Records what a reader says about a cell that was classified."""
     GetModel: _aio.UnaryUnaryMultiCallable[_blastwatch_pb2.GetModelRequest, _blastwatch_pb2.Model]  # type: ignore[assignment]
@@ -62,6 +70,16 @@ class BlastClassifierServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_blastwatch_pb2.Prediction, _abc.Awaitable[_blastwatch_pb2.Prediction]]:
         """Classifies one white cell. The answer is on record before it is sent."""
+
+    @_abc_1.abstractmethod
+    def ClassifyStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_blastwatch_pb2.Cell],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_blastwatch_pb2.StreamReply], _abc.AsyncIterator[_blastwatch_pb2.StreamReply]]:
+        """Classifies a stream of cells. Replies come as answers are ready, not in order: each names its cell. A cell that
+        cannot be answered gets a Failure and the stream goes on; a service at its bound reads no further until it has room.
+        """
 
     @_abc_1.abstractmethod
     def Review(
