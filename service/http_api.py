@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service import converters, open_inference_http
+from service import converters, open_inference_http, openapi
 from service.compression import Unpacker
 from service.contract import errors
 from service.domain import Cell
@@ -29,7 +29,6 @@ from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 log = logging.getLogger(__name__)
 
 INTERNAL_TEXT = "internal error: the service's log has the details"
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp")
 CLIENT_LEFT = 499  # nobody reads it; the metric counts it apart
 REVIEW_BYTES = 64 * 2**10
 HEADER_PREFIX = "blastwatch-"
@@ -80,6 +79,7 @@ def create_app(seat: Seat) -> Starlette:
         Route("/v1/classify", _guarded(seat, "Classify", classify), methods=["POST"]),
         Route("/v1/reviews", _guarded(seat, "Review", review), methods=["POST"]),
         Route("/v1/model", _guarded(seat, "GetModel", model), methods=["GET"]),
+        Route(openapi.PATH, _guarded(seat, "openapi", openapi.openapi), methods=["GET"]),
         Route("/metrics", _guarded(seat, "metrics", metrics), methods=["GET"]),
         *open_inference_http.routes(functools.partial(_guarded, seat, problem=plain_error_response), _body),
     ]
@@ -91,8 +91,8 @@ def create_app(seat: Seat) -> Starlette:
 async def classify(request: Request, engine: Engine) -> Response:
     """POST /v1/classify: the image as the body, the other fields as Blastwatch-* headers."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in IMAGE_TYPES:
-        raise errors.InvalidRequest(f"set Content-Type to what the body is: {', '.join(IMAGE_TYPES)}")
+    if kind not in openapi.IMAGE_TYPES:
+        raise errors.InvalidRequest(f"set Content-Type to what the body is: {', '.join(openapi.IMAGE_TYPES)}")
     fields = _header_fields(request)
     image = await _body(request, engine.settings.max_message_bytes, engine.settings.timeout_s)
     deadline = time.monotonic() + engine.settings.timeout_s
