@@ -118,6 +118,7 @@ def model_to_message(model: ModelInfo) -> pb.Model:
         scale_known=model.scale_known,
         thresholds=pb.Thresholds(abstain=model.abstain, ood=model.ood),
         created=model.created,
+        card=model.card,
     )
     json_format.ParseDict(model.metrics, message.metrics)
     return message
@@ -137,6 +138,7 @@ def model_from_message(message: pb.Model) -> ModelInfo:
         ood=message.thresholds.ood,
         created=message.created,
         metrics=json_format.MessageToDict(message.metrics),
+        card=message.card,
     )
 
 

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from service.batching import Batcher, Row
+from service.contract.artifact import MODEL_CARD
 from service.contract.decision import Decision, decide
 from service.contract.errors import Conflict, DeadlineExceeded, NotReady, Overloaded, StoreUnavailable, TooLarge
 from service.contract.predictor import Predictor
@@ -88,21 +89,13 @@ class Core:
 
     def model(self) -> ModelInfo:
         """The model that answers now. Raises NotReady."""
+        return _described(self._registry.current())
+
+    async def model_with_card(self) -> ModelInfo:
+        """The same with its card. Raises NotReady, and ArtifactError when the card is gone from the model's folder."""
         predictor = self._registry.current()
-        manifest = predictor.manifest
-        return ModelInfo(
-            version=predictor.version,
-            labels=manifest.labels,
-            malignant=manifest.malignant,
-            height=manifest.height,
-            width=manifest.width,
-            field_um=manifest.field_um,
-            scale_known=manifest.scale_known,
-            abstain=manifest.thresholds.abstain,
-            ood=manifest.thresholds.ood,
-            created=manifest.created,
-            metrics=dict(manifest.metrics),
-        )
+        card = await asyncio.to_thread(predictor.artifact.read, MODEL_CARD)
+        return replace(_described(predictor), card=card.decode())
 
     async def review(self, review: Review, *, client: str) -> ReviewAnswer:
         """Puts a reader's label on record; see `Reviews.take` for what it raises."""
@@ -233,6 +226,23 @@ class Core:
                 version=record.model_version,
             )
             self._metrics.referred(record.refer_reasons, version=record.model_version)
+
+
+def _described(predictor: Predictor) -> ModelInfo:
+    manifest = predictor.manifest
+    return ModelInfo(
+        version=predictor.version,
+        labels=manifest.labels,
+        malignant=manifest.malignant,
+        height=manifest.height,
+        width=manifest.width,
+        field_um=manifest.field_um,
+        scale_known=manifest.scale_known,
+        abstain=manifest.thresholds.abstain,
+        ood=manifest.thresholds.ood,
+        created=manifest.created,
+        metrics=dict(manifest.metrics),
+    )
 
 
 def answer_of(record: PredictionRecord) -> Answer:

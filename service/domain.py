@@ -97,7 +97,10 @@ class ReviewAnswer:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model that answers now. height and width in pixels; field_um: micrometres along the width."""
+    """The model that answers now. height and width in pixels; field_um: micrometres along the width.
+
+    card: the model card, Markdown; empty unless it was asked for.
+    """
 
     version: str
     labels: tuple[str, ...]
@@ -110,6 +113,7 @@ class ModelInfo:
     ood: float
     created: str
     metrics: dict[str, object]
+    card: str = field(default="", repr=False)
 
 
 def check_text(name: str, value: str) -> None:

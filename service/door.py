@@ -7,7 +7,7 @@ function on the way passing it on.
 import logging
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.attempts import Attempts
 from service.audit import Audit, AuditRow
@@ -71,6 +71,13 @@ def about(request_id: str) -> None:
     visit = _VISIT.get()
     if visit is not None:
         visit.request_id = request_id
+
+
+def part(method: str) -> Visit:
+    """A visit of its own, by the same client, for one of several cells of the call under way; for the cell's task."""
+    own = replace(_VISIT.get() or Visit("", method, ""), method=method, request_id="")
+    _VISIT.set(own)
+    return own
 
 
 class Door:

@@ -1,16 +1,16 @@
 """gRPC: decode, one call into the core, encode. With health and reflection, and a health-only server."""
 
 import asyncio
+import contextlib
 import ipaddress
-import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import Default, DescriptorPool
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -20,46 +20,19 @@ from service.contract import errors
 from service.door import client_now
 from service.engine import Engine
 from service.grpc_access import AccessInterceptor, server_credentials
-from service.identity import IdentityError, OutputsError
+from service.grpc_status import deadline_of, explain, parsed, refusal, serialized, trailer
+from service.grpc_stream import ClassifyStream
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["BlastClassifier"]
 LIVENESS = "liveness"
 """A health service name that says only that the process answers; readiness is "" and the classifier's full name."""
-ERROR_KEY = "blastwatch-error"
-"""Trailing metadata: the name of the error in the tree of `contract.errors`, finer than a status code."""
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
-"""Trailing metadata that gRPC clients with a retry policy obey."""
-INTERNAL_TEXT = "internal error: the service's log has the details"
 ENVELOPE_BYTES = 64 * 2**10
 DRAINED_GRACE_S = 0.5
 HEALTH_PERIOD_S = 0.1
 
-STATUS: dict[type[errors.BlastwatchError], grpc.StatusCode] = {
-    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.Conflict: grpc.StatusCode.ALREADY_EXISTS,
-    errors.TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.NotReady: grpc.StatusCode.UNAVAILABLE,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.ArtifactError: grpc.StatusCode.INTERNAL,
-    errors.LedgerError: grpc.StatusCode.INTERNAL,
-    errors.ConfigError: grpc.StatusCode.INTERNAL,
-    IdentityError: grpc.StatusCode.INTERNAL,
-    OutputsError: grpc.StatusCode.INTERNAL,
-}
-
 Handler = Callable[[Any, "grpc.aio.ServicerContext"], Awaitable[Message]]
-
-
-def status_of(error: BaseException) -> grpc.StatusCode | None:
-    """The status of the nearest ancestor that has one; None for an error outside the tree."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+StreamHandler = Callable[[AsyncIterator[bytes], "grpc.aio.ServicerContext"], AsyncGenerator[Message, None]]
 
 
 class Servicer:
@@ -67,12 +40,17 @@ class Servicer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._stream = ClassifyStream(engine)
         self.active = 0
+
+    def stop_reading(self) -> None:
+        """Streams take no further cell, answer those that they have, and end."""
+        self._stream.stopping.set()
 
     async def classify(self, message: pb.Cell, context: "grpc.aio.ServicerContext") -> pb.Prediction:
         """One cell in, its answer out."""
         answer = await self._engine.core().classify(
-            converters.cell_from_message(message), transport="grpc", client=client_now(), deadline=_deadline(context)
+            converters.cell_from_message(message), transport="grpc", client=client_now(), deadline=deadline_of(context)
         )
         return converters.answer_to_message(answer)
 
@@ -81,9 +59,10 @@ class Servicer:
         answer = await self._engine.core().review(converters.review_from_message(message), client=client_now())
         return converters.review_answer_to_message(answer)
 
-    async def get_model(self, _message: pb.GetModelRequest, _: "grpc.aio.ServicerContext") -> pb.Model:
-        """The model that answers now."""
-        return converters.model_to_message(self._engine.core().model())
+    async def get_model(self, message: pb.GetModelRequest, _: "grpc.aio.ServicerContext") -> pb.Model:
+        """The model that answers now, with its card if it was asked for."""
+        core = self._engine.core()
+        return converters.model_to_message(await core.model_with_card() if message.card else core.model())
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """The method handlers; messages are parsed here, for gRPC would answer bytes it cannot parse with INTERNAL."""
@@ -94,17 +73,17 @@ class Servicer:
         )
 
     def _handlers(self, service: ServiceDescriptor, methods: Mapping[str, Handler]) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(
-            service.full_name,
-            {
-                method.name: grpc.unary_unary_rpc_method_handler(
-                    self._guarded(method, methods[method.name]),
-                    response_serializer=lambda reply: reply.SerializeToString(),
-                )
-                for method in service.methods
-                if method.name in methods
-            },
-        )
+        handlers = {
+            method.name: grpc.unary_unary_rpc_method_handler(
+                self._guarded(method, methods[method.name]), response_serializer=serialized
+            )
+            for method in service.methods
+            if not method.client_streaming
+        }
+        if service is SERVICE:
+            stream = self._guarded_stream("ClassifyStream", self._stream)
+            handlers["ClassifyStream"] = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialized)
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
     def _guarded(
         self, method: MethodDescriptor, handler: Handler
@@ -112,25 +91,42 @@ class Servicer:
         request_type = GetMessageClass(method.input_type)
 
         async def call(data: bytes, context: "grpc.aio.ServicerContext") -> Message:
-            status = grpc.StatusCode.OK
-            self.active += 1
-            try:
-                try:
-                    return await handler(_parsed(request_type, data), context)
-                except asyncio.CancelledError:
-                    status = grpc.StatusCode.CANCELLED
-                    raise
-                except Exception as error:
-                    status, text = _explain(error, method.name)
-                    context.set_trailing_metadata(_trailer(error))
-                # Outside the handler, so that the caller's error is not the cause of the one that aborts the call.
-                await context.abort(status, text)
-                raise AssertionError("unreachable: abort raises")
-            finally:
-                self.active -= 1
-                self._engine.metrics.requests.labels("grpc", method.name, status.name).inc()
+            async with self._counted(method.name, context):
+                return await handler(parsed(request_type, data), context)
+            raise AssertionError("unreachable: abort raises")
 
         return call
+
+    def _guarded_stream(
+        self, name: str, handler: StreamHandler
+    ) -> Callable[[AsyncIterator[bytes], "grpc.aio.ServicerContext"], AsyncIterator[Message]]:
+        async def call(requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext") -> AsyncIterator[Message]:
+            async with self._counted(name, context), aclosing(handler(requests, context)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        return call
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, name: str, context: "grpc.aio.ServicerContext") -> AsyncIterator[None]:
+        """A call under way: its errors become a status, and the status is counted."""
+        status = grpc.StatusCode.OK
+        self.active += 1
+        try:
+            try:
+                yield
+                return
+            except (asyncio.CancelledError, GeneratorExit):
+                status = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                status, text = explain(error, name)
+                context.set_trailing_metadata(trailer(error))
+            # Outside the handler, so that the caller's error is not the cause of the one that aborts the call.
+            await context.abort(status, text)
+        finally:
+            self.active -= 1
+            self._engine.metrics.requests.labels("grpc", name, status.name).inc()
 
 
 class Servers:
@@ -172,6 +168,7 @@ class Servers:
             self._follow.cancel()
             await asyncio.gather(self._follow, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
+        self._servicer.stop_reading()
         if self._main is not None:
             stopping = asyncio.create_task(self._main.stop(self._settings.drain_s))
             # Health watchers and reflection streams stay open for as long as callers like: they are not waited for.
@@ -222,42 +219,3 @@ def _described(names: Iterable[str]) -> DescriptorPool:
         own = name == open_inference.SERVICE.full_name
         add(open_inference.SERVICE.file if own else Default().FindFileContainingSymbol(name))
     return pool
-
-
-def _parsed(request_type: type[Message], data: bytes) -> Message:
-    try:
-        return request_type.FromString(data)
-    except DecodeError:
-        name = request_type.DESCRIPTOR.full_name
-        raise errors.InvalidRequest(
-            f"the bytes are not a {name} message: generate stubs from the .proto file"
-        ) from None
-
-
-def _deadline(context: "grpc.aio.ServicerContext") -> float | None:
-    """When the caller stops waiting, on time.monotonic(); None when it set no deadline."""
-    remaining: float | None = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
-
-
-def _explain(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
-    status = status_of(error)
-    if status is None or status is grpc.StatusCode.INTERNAL:
-        log.error("%s failed", method, exc_info=error)
-        return grpc.StatusCode.INTERNAL, INTERNAL_TEXT
-    return status, str(error)
-
-
-def refusal(error: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """What a caller is told of an error: status, text and trailing metadata."""
-    return *_explain(error, method), _trailer(error)
-
-
-def _trailer(error: Exception) -> tuple[tuple[str, str], ...]:
-    status = status_of(error)
-    if status is None or status is grpc.StatusCode.INTERNAL:
-        return ()
-    name = ((ERROR_KEY, type(error).__name__),)
-    if isinstance(error, errors.Overloaded):
-        return (*name, (PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
-    return name

@@ -79,6 +79,7 @@ def create_app(seat: Seat) -> Starlette:
         Route("/v1/classify", _guarded(seat, "Classify", classify), methods=["POST"]),
         Route("/v1/reviews", _guarded(seat, "Review", review), methods=["POST"]),
         Route("/v1/model", _guarded(seat, "GetModel", model), methods=["GET"]),
+        Route("/v1/model/card", _guarded(seat, "GetModel", model_card), methods=["GET"]),
         Route(openapi.PATH, _guarded(seat, "openapi", openapi.openapi), methods=["GET"]),
         Route("/metrics", _guarded(seat, "metrics", metrics), methods=["GET"]),
         *open_inference_http.routes(functools.partial(_guarded, seat, problem=plain_error_response), _body),
@@ -113,6 +114,11 @@ async def review(request: Request, engine: Engine) -> Response:
 async def model(_: Request, engine: Engine) -> Response:
     """GET /v1/model."""
     return _message(converters.model_to_message(engine.core().model()))
+
+
+async def model_card(_: Request, engine: Engine) -> Response:
+    """GET /v1/model/card: Markdown, for people."""
+    return Response((await engine.core().model_with_card()).card, media_type=openapi.MARKDOWN)
 
 
 async def metrics(_: Request, engine: Engine) -> Response:

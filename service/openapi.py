@@ -22,6 +22,7 @@ PATH = "/openapi.json"
 VERSION = "3.1.0"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp")
 JSON = "application/json"
+MARKDOWN = "text/markdown"
 PLAIN_TEXT = "text/plain"
 ERRORS: Mapping[int, str] = {
     400: "Something in the request is wrong; the message says what",
@@ -95,6 +96,7 @@ def _own_paths() -> Schema:
             )
         },
         "/v1/model": {"get": _operation("GetModel", "The model that answers now", {JSON: _reference("Model")}, CALL)},
+        "/v1/model/card": {"get": _operation("GetModelCard", "Its model card, for people", {MARKDOWN: _text()}, CALL)},
         "/metrics": {"get": _operation("metrics", "All workers' metrics, for Prometheus", {PLAIN_TEXT: _text()}, CALL)},
         PATH: {"get": _operation("openapi", "This description", {JSON: {"type": "object"}}, CALL)},
     }

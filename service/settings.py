@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=256, ge=1)
     """Cells in work at once in a worker; more are refused as overloaded."""
 
+    stream_window: int = Field(default=16, ge=1, le=1024)
+    """Cells of one stream in work at once; the next one is read when a reply is gone."""
+
     max_message_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**30)
     """The largest image accepted, in bytes."""
 

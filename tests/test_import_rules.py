@@ -30,6 +30,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     (
         "service/grpc_server.py",
         "service/grpc_access.py",
+        "service/grpc_status.py",
+        "service/grpc_stream.py",
         "service/open_inference.py",
         "service/converters.py",
         "service/client.py",

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 import service
-from service import client, grpc_server, http_api
+from service import client, grpc_status, http_api
 from service.contract.errors import BlastwatchError, Conflict, Overloaded, StoreUnavailable
 
 
@@ -28,7 +28,7 @@ def everything() -> list[type[BlastwatchError]]:
 @pytest.mark.parametrize("kind", everything(), ids=lambda kind: kind.__name__)
 def test_every_error_is_mapped(kind: type[BlastwatchError]) -> None:
     error = kind.__new__(kind)
-    assert grpc_server.status_of(error) is not None, f"add {kind.__name__} to grpc_server.STATUS"
+    assert grpc_status.status_of(error) is not None, f"add {kind.__name__} to grpc_status.STATUS"
     assert http_api.status_of(error) is not None, f"add {kind.__name__} to http_api.STATUS"
 
 
@@ -36,19 +36,19 @@ def test_an_error_that_is_not_mapped_would_be_found() -> None:
     class UnmappedError(BlastwatchError):
         pass
 
-    assert grpc_server.status_of(UnmappedError()) is None
+    assert grpc_status.status_of(UnmappedError()) is None
     assert http_api.status_of(UnmappedError()) is None
 
 
 def test_the_tables_agree_on_what_is_internal() -> None:
-    internal = {kind for kind, status in grpc_server.STATUS.items() if status is grpc.StatusCode.INTERNAL}
+    internal = {kind for kind, status in grpc_status.STATUS.items() if status is grpc.StatusCode.INTERNAL}
     assert internal == {kind for kind, status in http_api.STATUS.items() if status == 500}
-    assert grpc_server.STATUS.keys() == http_api.STATUS.keys()
+    assert grpc_status.STATUS.keys() == http_api.STATUS.keys()
 
 
 def test_the_nearest_ancestor_counts() -> None:
     assert http_api.status_of(StoreUnavailable()) == 503
-    assert grpc_server.status_of(StoreUnavailable()) is grpc.StatusCode.UNAVAILABLE
+    assert grpc_status.status_of(StoreUnavailable()) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_an_unknown_error_is_a_constant_text() -> None:
@@ -63,7 +63,7 @@ def test_http_says_when_to_come_back() -> None:
 
 
 def test_the_client_knows_every_error_that_is_told() -> None:
-    for kind, status in grpc_server.STATUS.items():
+    for kind, status in grpc_status.STATUS.items():
         if status is not grpc.StatusCode.INTERNAL:
             assert client.ERRORS[kind.__name__] is kind
             assert status in client.BY_STATUS

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service.contract.errors import Overloaded
-from service.grpc_server import ERROR_KEY, INTERNAL_TEXT, LIVENESS, PUSHBACK_KEY
+from service.grpc_server import LIVENESS
+from service.grpc_status import ERROR_KEY, INTERNAL_TEXT, PUSHBACK_KEY
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from tests.service.running import Site, Worker, eventually, working
