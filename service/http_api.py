@@ -16,12 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service import converters, open_inference_http, openapi
+from service import converters, multipart, open_inference_http, openapi
 from service.compression import Unpacker
 from service.contract import errors
 from service.domain import Cell
 from service.door import Visit, client_now
 from service.engine import Engine
+from service.fields import FIELDS, value_of
 from service.identity import IdentityError, OutputsError
 from service.metrics import expose
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 INTERNAL_TEXT = "internal error: the service's log has the details"
 CLIENT_LEFT = 499  # nobody reads it; the metric counts it apart
 REVIEW_BYTES = 64 * 2**10
+FORM_BYTES = 64 * 2**10
+"""What a form may have beside its image: fields, headers, boundaries."""
 HEADER_PREFIX = "blastwatch-"
 COMPRESS_FROM_BYTES = 1024
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,14 +93,23 @@ def create_app(seat: Seat) -> Starlette:
 
 
 async def classify(request: Request, engine: Engine) -> Response:
-    """POST /v1/classify: the image as the body, the other fields as Blastwatch-* headers."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in openapi.IMAGE_TYPES:
-        raise errors.InvalidRequest(f"set Content-Type to what the body is: {', '.join(openapi.IMAGE_TYPES)}")
+    """POST /v1/classify: the image as the body and the other fields as Blastwatch-* headers, or a form of both."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
     fields = _header_fields(request)
-    image = await _body(request, engine.settings.max_message_bytes, engine.settings.timeout_s)
-    deadline = time.monotonic() + engine.settings.timeout_s
-    cell = Cell(image=image, **fields)  # type: ignore[arg-type]
+    settings = engine.settings
+    if kind == multipart.MEDIA_TYPE:
+        if fields:
+            raise errors.InvalidRequest("a form has the fields in its parts: leave the Blastwatch-* headers out")
+        form = await _body(request, settings.max_message_bytes + FORM_BYTES, settings.timeout_s)
+        cell = await asyncio.to_thread(multipart.cell_from_form, form, content_type)
+    elif kind in openapi.IMAGE_TYPES:
+        image = await _body(request, settings.max_message_bytes, settings.timeout_s)
+        cell = Cell(image=image, **fields)  # type: ignore[arg-type]
+    else:
+        kinds = ", ".join((*openapi.IMAGE_TYPES, multipart.MEDIA_TYPE))
+        raise errors.InvalidRequest(f"set Content-Type to what the body is: {kinds}")
+    deadline = time.monotonic() + settings.timeout_s
     answer = await engine.core().classify(cell, transport="http", client=client_now(), deadline=deadline)
     return _message(converters.answer_to_message(answer))
 
@@ -221,7 +233,7 @@ async def _body(request: Request, limit: int, timeout_s: float) -> bytes:
 
 def _header_fields(request: Request) -> dict[str, str | float | bool]:
     """The Blastwatch-* headers as fields of a cell; names are checked, for a typo would lose the patient."""
-    names = {field.name.replace("_", "-"): field.name for field in pb.Cell.DESCRIPTOR.fields if field.name != "image"}
+    names = {name.replace("_", "-"): name for name in FIELDS}
     found: dict[str, str | float | bool] = {}
     for raw_name, raw_value in request.headers.raw:
         header = raw_name.decode("latin-1").lower()
@@ -233,25 +245,8 @@ def _header_fields(request: Request) -> dict[str, str | float | bool]:
             raise errors.InvalidRequest(f"an unknown Blastwatch-* header: the known ones are {known}")
         if name in found:
             raise errors.InvalidRequest(f"the header for {name} comes twice")
-        found[name] = _header_value(name, raw_value)
+        found[name] = value_of(name, raw_value)
     return found
-
-
-def _header_value(name: str, raw: bytes) -> str | float | bool:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise errors.InvalidRequest(f"the header for {name} is not UTF-8") from None
-    if name == "pixel_size_um":
-        try:
-            return float(text)
-        except ValueError:
-            raise errors.InvalidRequest("Blastwatch-Pixel-Size-Um must be a number of micrometres") from None
-    if name == "test":
-        if text.lower() not in ("true", "false"):
-            raise errors.InvalidRequest("Blastwatch-Test must be true or false")
-        return text.lower() == "true"
-    return text
 
 
 def _message(message: Message) -> JSONResponse:

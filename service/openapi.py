@@ -22,6 +22,7 @@ PATH = "/openapi.json"
 VERSION = "3.1.0"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/bmp")
 JSON = "application/json"
+FORM = "multipart/form-data"
 MARKDOWN = "text/markdown"
 PLAIN_TEXT = "text/plain"
 ERRORS: Mapping[int, str] = {
@@ -83,7 +84,8 @@ def _own_paths() -> Schema:
                 {JSON: _reference("Prediction")},
                 answers,
                 parameters=_cell_headers(),
-                body={kind: {"type": "string", "format": "binary", "minLength": 1} for kind in IMAGE_TYPES},
+                body={kind: _file() for kind in IMAGE_TYPES}
+                | {FORM: _object({"image": _file(), **_cell_fields()}, ["image"])},
             )
         },
         "/v1/reviews": {
@@ -177,13 +179,18 @@ def _content(schemas: Mapping[str, Schema]) -> Schema:
 
 def _cell_headers() -> list[Schema]:
     """The fields of a cell beside its image. Text is UTF-8; ASCII is what every HTTP library sends unharmed."""
-    kinds: dict[str, Schema] = {name: {"type": "string", "maxLength": MAX_TEXT} for name in TEXTS}
-    kinds["pixel_size_um"] = {"type": "number", "minimum": 0, "description": "Micrometres a pixel; 0: not known"}
-    kinds["test"] = _flag()
     return [
         {"name": f"Blastwatch-{name.replace('_', '-').title()}", "in": "header", "required": False, "schema": schema}
-        for name, schema in kinds.items()
+        for name, schema in _cell_fields().items()
     ]
+
+
+def _cell_fields() -> dict[str, Schema]:
+    return {
+        **{name: {"type": "string", "maxLength": MAX_TEXT} for name in TEXTS},
+        "pixel_size_um": {"type": "number", "minimum": 0, "description": "Micrometres a pixel; 0: not known"},
+        "test": _flag(),
+    }
 
 
 def _infer_request() -> Schema:
@@ -261,6 +268,10 @@ def _object(properties: Mapping[str, Schema], required: Iterable[str] | None = N
         "properties": dict(properties),
         "required": list(properties if required is None else required),
     }
+
+
+def _file() -> Schema:
+    return {"type": "string", "format": "binary", "minLength": 1}
 
 
 def _text() -> Schema:

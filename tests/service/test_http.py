@@ -1,5 +1,6 @@
 """HTTP against the real routes on a real server: the same outcomes, as JSON."""
 
+import io
 import re
 import socket
 from collections.abc import Iterator
@@ -7,14 +8,16 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from service.contract.errors import Overloaded
 from service.http_api import INTERNAL_TEXT
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from tests.service.running import Site, Worker, working
-from tests.support.images import bmp, jpeg, png, tiff
+from tests.support.images import bmp, encoded, jpeg, png, smear, tiff
 
 PNG = {"content-type": "image/png"}
 
@@ -35,6 +38,20 @@ def http(worker: Worker) -> Iterator[httpx.Client]:
 
 def classify(http: httpx.Client, content: Any, **headers: Any) -> httpx.Response:
     return http.post("/v1/classify", content=content, headers={**PNG, **headers})
+
+
+def test_a_picture_on_its_side_is_the_upright_one(http: httpx.Client) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(np.rot90(smear(4)), exif=exif)
+    assert classify(http, turned).json()["pixelsSha256"] == classify(http, png(4)).json()["pixelsSha256"]
+
+
+def test_a_picture_in_print_colours_is_refused(http: httpx.Client) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(smear()).convert("CMYK").save(buffer, "JPEG")
+    answer = http.post("/v1/classify", content=buffer.getvalue(), headers={"content-type": "image/jpeg"})
+    assert "CMYK" in problem(answer, 400, "BadImage")
 
 
 def problem(response: httpx.Response, status: int, code: str) -> str:

@@ -84,10 +84,13 @@ def bodies() -> list[tuple[str, str, bytes, dict[str, str]]]:
     raw = len(image).to_bytes(4, "little") + image
     header = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}]}).encode()
     review = json.dumps({"recordId": "0" * 32, "label": "L1", "role": "reader"}).encode()
+    boundary = b"--edge\r\nContent-Disposition: form-data; name="
+    form = boundary + b'"image"\r\n\r\n' + image + b"\r\n" + boundary + b'"site"\r\n\r\na\r\n--edge--\r\n'
     as_json = {"content-type": "application/json"}
     infer = "/v2/models/blast-classifier/infer"
     return [
         ("POST", "/v1/classify", jpeg(8, SIDE), {"content-type": "image/jpeg", "blastwatch-patient-id": CANARY}),
+        ("POST", "/v1/classify", form, {"content-type": "multipart/form-data; boundary=edge"}),
         ("POST", "/v1/reviews", review, as_json),
         ("POST", infer, text, as_json),
         ("POST", infer, header + raw, {"inference-header-content-length": str(len(header))}),
