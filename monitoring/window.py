@@ -12,7 +12,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from service.contract.decision import OUT_OF_DISTRIBUTION
+from service.contract.decision import KILL_SWITCH, OUT_OF_DISTRIBUTION
 from service.contract.statistics import STATISTICS
 from service.contract.store import StoredPrediction
 
@@ -157,6 +157,9 @@ def arrays(window: Window, labels: Sequence[str]) -> WindowArrays:
         ),
         predicted=np.array([index[record.label] for record in records], dtype=np.int64),
         ood=np.array([OUT_OF_DISTRIBUTION in record.refer_reasons for record in records], dtype=np.bool_),
-        refer=np.array([record.refer for record in records], dtype=np.bool_),
+        # What the model says: that an operator has everything referred is no drift.
+        refer=np.array(
+            [record.refer and list(record.refer_reasons) != [KILL_SWITCH] for record in records], dtype=np.bool_
+        ),
         patient=np.array([ordinal.get(record.patient, NO_PATIENT) for record in records], dtype=np.int64),
     )

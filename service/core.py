@@ -9,9 +9,9 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
-from service.batching import Batcher, Row
+from service.batching import Row
 from service.contract.artifact import MODEL_CARD
-from service.contract.decision import Decision, decide
+from service.contract.decision import KILL_SWITCH, Decision, decide, referred_by_switch
 from service.contract.errors import Conflict, DeadlineExceeded, NotReady, Overloaded, StoreUnavailable, TooLarge
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import Key
@@ -23,10 +23,11 @@ from service.journal import Entry, Journal
 from service.lookup import Lookup, Records
 from service.metrics import Metrics
 from service.recent import Flights, Recent
-from service.registry import FieldChanged, Registry
+from service.registry import FieldChanged
 from service.retention import Retention
 from service.reviews import Reviews
 from service.settings import Settings
+from service.steering import Lane, LaneClosed, Steering
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class _Request:
     transport: str
     client: str
     deadline: float
+    lane: Lane
 
     @property
     def key(self) -> tuple[str, str]:
@@ -51,8 +53,7 @@ class Core:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
-        batcher: Batcher[Predictor],
+        steering: Steering,
         journal: Journal,
         store: Records,
         retention: Retention,
@@ -60,8 +61,7 @@ class Core:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._registry = registry
-        self._batcher = batcher
+        self._steering = steering
         self._journal = journal
         self._store = store
         self._retention = retention
@@ -77,7 +77,8 @@ class Core:
     def ready(self) -> bool:
         """Whether there is a model to answer with."""
         try:
-            self._registry.current()
+            self._steering.production.current()
+            self._steering.refers_all()
         except NotReady:
             return False
         return True
@@ -89,11 +90,11 @@ class Core:
 
     def model(self) -> ModelInfo:
         """The model that answers now. Raises NotReady."""
-        return _described(self._registry.current())
+        return _described(self._steering.production.current())
 
     async def model_with_card(self) -> ModelInfo:
         """The same with its card. Raises NotReady, and ArtifactError when the card is gone from the model's folder."""
-        predictor = self._registry.current()
+        predictor = self._steering.production.current()
         card = await asyncio.to_thread(predictor.artifact.read, MODEL_CARD)
         return replace(_described(predictor), card=card.decode())
 
@@ -101,8 +102,12 @@ class Core:
         """Puts a reader's label on record; see `Reviews.take` for what it raises."""
         return await self._reviews.take(review, client=client)
 
-    async def classify(self, cell: Cell, *, transport: str, client: str, deadline: float | None = None) -> Answer:
+    async def classify(
+        self, cell: Cell, *, transport: str, client: str, deadline: float | None = None, canary: bool = True
+    ) -> Answer:
         """Answers one cell. `deadline` is on time.monotonic(); without one `timeout_s` of the settings holds.
+
+        canary: False for a caller that asks for the version in production by its name.
 
         Raises InvalidRequest, BadImage, TooLarge, Conflict (the request_id is taken by another image), Overloaded,
         NotReady, DeadlineExceeded, StoreUnavailable (what must be on record first could not be written).
@@ -112,9 +117,12 @@ class Core:
         about(cell.request_id)
         if len(cell.image) > self._settings.max_message_bytes:
             raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
+        patient = self._key.pseudonym(cell.patient_id)
+        steering = self._steering
         request = _Request(
             cell=replace(cell, patient_id=""),
-            patient=self._key.pseudonym(cell.patient_id),
+            patient=patient,
+            lane=steering.lane(patient, cell.specimen_id) if canary else steering.production,
             transport=transport,
             client=client,
             deadline=started + self._settings.timeout_s if deadline is None else deadline,
@@ -130,7 +138,8 @@ class Core:
             self._metrics.in_work.dec()
         about(record.request_id)
         self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
-        return answer_of(record)
+        # A retry may get a record from before the switch was thrown.
+        return referred(answer_of(record)) if self._steering.refers_all() else answer_of(record)
 
     async def _unnamed(self, request: _Request) -> PredictionRecord:
         """A request without a name gets one, and cannot be recognised when it comes again."""
@@ -171,11 +180,11 @@ class Core:
         """The record of the same request by the model of now. Raises Conflict when one has other pixels."""
         if any(record.pixels_sha256 != prepared.pixels_sha256 for record in records):
             raise Conflict("another image was classified under this request_id: use a new one for a new image")
-        wanted = record_id(*request.key, prepared.pixels_sha256, self._registry.current().version)
+        wanted = record_id(*request.key, prepared.pixels_sha256, request.lane.current().version)
         return next((record for record in records if record.record_id == wanted), None)
 
     async def _prepare(self, request: _Request) -> Prepared:
-        prepared = await self._intake.prepare(request.cell, self._registry.current().manifest.field, request.deadline)
+        prepared = await self._intake.prepare(request.cell, request.lane.current().manifest.field, request.deadline)
         self._metrics.stage_seconds.labels("decode").observe(prepared.seconds)
         return prepared
 
@@ -183,18 +192,24 @@ class Core:
         """Computed and on record; prepared once more if the model was changed for one that sees another field."""
         try:
             return await self._compute(request, prepared)
+        except LaneClosed:
+            request = replace(request, lane=self._steering.production)
+            return await self._answered(request, await self._prepare(request))
         except FieldChanged:
             return await self._compute(request, await self._prepare(request))
 
     async def _compute(self, request: _Request, prepared: Prepared) -> PredictionRecord:
         """Through the model and onto the record. Raises FieldChanged."""
-        row = await self._batcher.submit(prepared.pixels, deadline=request.deadline)
+        row = await request.lane.submit(prepared.pixels, deadline=request.deadline)
         predictor = row.model
         if predictor.manifest.field != prepared.field:
             raise FieldChanged("the model was changed for one of another field: send the cell again")
         decision = decide(predictor.manifest, row.probabilities, float(row.ood_score), request.cell.pixel_size_um > 0)
         identity = record_id(*request.key, prepared.pixels_sha256, predictor.version)
         kept = self._retention.keeps(identity, refer=decision.refer, test=request.cell.test)
+        if self._steering.refers_all():
+            # Behind the choice of what is kept: keeping every cell's pixels is not what the switch asks for.
+            decision = referred_by_switch(decision)
         saving = time.monotonic()
         if kept:
             await self._retention.save(prepared.pixels)
@@ -243,6 +258,13 @@ def _described(predictor: Predictor) -> ModelInfo:
         created=manifest.created,
         metrics=dict(manifest.metrics),
     )
+
+
+def referred(answer: Answer) -> Answer:
+    """The answer for a person to look at, with the kill switch among the reasons."""
+    if KILL_SWITCH in answer.refer_reasons:
+        return answer
+    return replace(answer, refer=True, refer_reasons=(*answer.refer_reasons, KILL_SWITCH))
 
 
 def answer_of(record: PredictionRecord) -> Answer:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
@@ -10,12 +11,14 @@ from service.auth import check_bind, is_loopback
 from service.batching import Batcher
 from service.contract.artifact import FolderModelStore
 from service.contract.errors import NotReady, StoreUnavailable
+from service.contract.image import Pixels
 from service.contract.pixels import PixelStore
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import load_key
 from service.core import Core
 from service.door import Door
 from service.expiry import expiring
+from service.identity import Computed, compute
 from service.journal import Journal
 from service.late import LateLedger, LateStore
 from service.metrics import build_metrics, forget_dead_workers
@@ -23,6 +26,7 @@ from service.registry import Registry, RegistryEvent
 from service.retention import Retention
 from service.settings import Settings
 from service.shipper import Shipper
+from service.steering import Production, Steering
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +103,10 @@ class Engine:
         closing.push_async_callback(shipper.stop)
         closing.push_async_callback(journal.close)
 
+        models = FolderModelStore(settings.models)
         registry = Registry(
             ledger,
-            FolderModelStore(settings.models),
+            models,
             seed=settings.seed_model,
             threads=settings.threads,
             poll_s=settings.poll_s,
@@ -117,20 +122,35 @@ class Engine:
         expiry = expiring(settings)
         expiry.start()
         closing.push_async_callback(expiry.stop)
-        batcher: Batcher[Predictor] = Batcher(
-            registry.compute,
+        batcher = self._batcher(registry.compute)
+        await batcher.start()
+        steering = Steering(
+            ledger,
+            models,
+            Production(registry, batcher),
+            lambda predictor: self._batcher(lambda batch: compute(predictor, batch)),
+            threads=settings.threads,
+            poll_s=settings.poll_s,
+            on_load_failed=metrics.failed_loads.inc,
+        )
+        await steering.start()
+        self._core = Core(settings, steering, journal, store, retention, key, metrics)
+        closing.callback(self._core.close)
+        closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
+        closing.push_async_callback(steering.stop)
+        self._tasks = [
+            asyncio.create_task(self._gauges(registry, steering, batcher, journal), name="gauges"),
+            asyncio.create_task(retention.purge_for_ever(), name="purge"),
+        ]
+
+    def _batcher(self, run: Callable[[Pixels], Computed[Predictor]]) -> Batcher[Predictor]:
+        settings = self.settings
+        return Batcher(
+            run,
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
         )
-        await batcher.start()
-        self._core = Core(settings, registry, batcher, journal, store, retention, key, metrics)
-        closing.callback(self._core.close)
-        closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
-        self._tasks = [
-            asyncio.create_task(self._gauges(registry, batcher, journal), name="gauges"),
-            asyncio.create_task(retention.purge_for_ever(), name="purge"),
-        ]
 
     def _on_event(self, event: RegistryEvent) -> None:
         """Counts what happens to the registry; called in its thread."""
@@ -142,9 +162,11 @@ class Engine:
         }
         counters[event].inc()
 
-    async def _gauges(self, registry: Registry, batcher: Batcher[Predictor], journal: Journal) -> None:
+    async def _gauges(
+        self, registry: Registry, steering: Steering, batcher: Batcher[Predictor], journal: Journal
+    ) -> None:
         """Gauges are set again and again: the files that workers share cannot call a function when they are read."""
-        served = ""
+        served = canary = ""
         while True:
             self.metrics.queue_depth.set(batcher.depth)
             self.metrics.journal_pending.set(journal.pending_bytes)
@@ -157,4 +179,12 @@ class Engine:
                     self.metrics.model_workers.labels(served).set(0)
                 self.metrics.model_workers.labels(version).set(1)
                 served = version
+            with contextlib.suppress(NotReady):
+                self.metrics.refer_all_workers.set(steering.refers_all())
+            if (version := steering.canary_version) != canary:
+                if canary:
+                    self.metrics.canary_workers.labels(canary).set(0)
+                if version:
+                    self.metrics.canary_workers.labels(version).set(1)
+                canary = version
             await asyncio.sleep(GAUGE_PERIOD_S)

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from service.contract.errors import StoreOutdated
 from service.contract.ledger import Ledger
 from service.contract.records import PredictionRecord, ReviewRecord
+from service.contract.serving import KINDS, Serving, serving_of
 from service.contract.store import Store, StoredPrediction
 
 T = TypeVar("T")
@@ -90,6 +91,10 @@ class LateLedger:
     def production(self) -> str | None:
         """See Ledger."""
         return self._late.get().production()
+
+    def serving(self) -> Serving:
+        """What is asked of workers beside the version in production; see serving_of."""
+        return serving_of(self._late.get().rows(*KINDS))
 
     def close(self) -> None:
         """Lets connections go."""

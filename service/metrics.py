@@ -35,6 +35,8 @@ class Metrics:
     queue_depth: Gauge
     journal_pending: Gauge
     model_workers: Gauge
+    canary_workers: Gauge
+    refer_all_workers: Gauge
     swaps: Counter
     failed_loads: Counter
     ledger_unreachable: Counter
@@ -103,6 +105,10 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
         queue_depth=gauge("queue_depth", "Cells that wait for a batch"),
         journal_pending=gauge("journal_pending_bytes", "Journal that the store does not have yet, in bytes"),
         model_workers=gauge("model_workers", "Workers that serve this model version", "model_version"),
+        canary_workers=gauge(
+            "canary_workers", "Workers that answer a share of patients by this version", "model_version"
+        ),
+        refer_all_workers=gauge("refer_all_workers", "Workers whose kill switch is on: they refer every answer"),
         swaps=counter("model_swaps", "Times that a worker took another model"),
         failed_loads=counter("model_failed_loads", "Models that a worker refused to load"),
         ledger_unreachable=counter("ledger_unreachable", "Times that the ledger could not be read"),

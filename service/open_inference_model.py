@@ -99,7 +99,9 @@ async def infer(
 
     async def ask(chosen: Sequence[Cell]) -> list[Answer]:
         tasks = [
-            asyncio.ensure_future(core.classify(cell, transport=transport, client=client, deadline=deadline))
+            asyncio.ensure_future(
+                core.classify(cell, transport=transport, client=client, deadline=deadline, canary=not request.version)
+            )
             for cell in chosen
         ]
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from service.contract.artifact import FolderModelStore, Manifest, read_artifact
-from service.contract.decision import Decision, decide
+from service.contract.decision import Decision, decide, without_kill_switch
 from service.contract.errors import CommandParser, ConfigError, NotFound, run_command
 from service.contract.image import Pixels, image_sha256, load_field, pixels_sha256
 from service.contract.pixels import PixelStore
@@ -43,7 +43,8 @@ class Replay:
     def same(self) -> bool:
         """Whether a caller would get the same answer: label, referral and why, probabilities within TOLERANCE."""
         record, decision = self.record, self.decision
-        answered = (record.label, record.refer, tuple(record.refer_reasons))
+        reasons = without_kill_switch(record.refer_reasons)
+        answered = (record.label, bool(reasons), reasons)
         return answered == (decision.label, decision.refer, decision.reasons) and self.difference <= TOLERANCE
 
     @property

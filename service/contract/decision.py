@@ -1,7 +1,7 @@
 """Probabilities → label and referral. Pure, so that training, service and replay decide alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ from service.contract.artifact import Manifest
 UNCERTAIN = "uncertain"
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 UNKNOWN_SCALE = "unknown_scale"
+KILL_SWITCH = "kill_switch"
+"""No finding about the cell: an operator has every answer referred."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,13 @@ def decide(
     malignant = sum(p for label, p in zip(manifest.labels, values, strict=True) if label in manifest.malignant)
     label = manifest.labels[values.index(largest)]
     return Decision(label, min(1.0, malignant), bool(reasons), tuple(reasons))
+
+
+def referred_by_switch(decision: Decision) -> Decision:
+    """The decision while the kill switch is on: for a person, whatever the model says."""
+    return replace(decision, refer=True, reasons=(*decision.reasons, KILL_SWITCH))
+
+
+def without_kill_switch(reasons: Sequence[str]) -> tuple[str, ...]:
+    """The reasons that the model itself gave: what monitoring counts and replay compares."""
+    return tuple(reason for reason in reasons if reason != KILL_SWITCH)

@@ -34,6 +34,12 @@ KINDS = (
     "recalibration_advised",
     "expired",
     "purged",
+    "refer_all_on",
+    "refer_all_off",
+    "canary_started",
+    "canary_ended",
+    "shadow_started",
+    "shadow_ended",
 )
 GENESIS = "0" * 64
 
@@ -77,10 +83,10 @@ class Ledger:
         with self._database.write() as connection:
             return append_in(connection, kind, body)
 
-    def rows(self, kind: str | None = None) -> list[Row]:
-        """All rows, or those of one kind, oldest first. Raises LedgerError when a row cannot be read."""
+    def rows(self, *kinds: str) -> list[Row]:
+        """All rows, or those of some kinds, oldest first. Raises LedgerError when a row cannot be read."""
         with self._database.read() as connection:
-            return _rows(connection, *([kind] if kind else []))
+            return _rows(connection, *kinds)
 
     def head(self) -> str:
         """The last row's hash (64 zeros when there is none). Noted elsewhere, it lets `verify` see a cut tail."""

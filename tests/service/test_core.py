@@ -26,6 +26,7 @@ from service.contract.image import Field, load_field, pixels_sha256
 from service.contract.pixels import PixelStore
 from service.domain import Answer, Cell, Review
 from service.engine import Engine
+from service.steering import Production
 from tests.service.running import PATIENCE_S, Site, eventually, started
 from tests.support.images import jpeg, png
 
@@ -206,9 +207,10 @@ async def joined(engine: Engine, request_id: str, count: int) -> None:
 
 async def waiting(engine: Engine, count: int) -> None:
     """Until that many cells wait for their batch."""
-    core = engine.core()
+    production = engine.core()._steering.production
+    assert isinstance(production, Production)
     until = time.monotonic() + PATIENCE_S
-    while core._batcher.depth < count:
+    while production._batcher.depth < count:
         assert time.monotonic() < until
         await asyncio.sleep(0.001)
 

@@ -127,7 +127,7 @@ class Prediction(_message.Message):
 
     @_builtins.property
     def refer_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Any of: uncertain, out_of_distribution, unknown_scale."""
+        """Any of: uncertain, out_of_distribution, unknown_scale, kill_switch (an operator has every answer referred)."""
 
     def __init__(
         self,
