@@ -35,6 +35,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "service/open_inference.py",
         "service/converters.py",
         "service/client.py",
+        "service/client_access.py",
+        "service/client_errors.py",
         "service/proto/",
     ),
 )

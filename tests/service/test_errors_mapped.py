@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 import service
-from service import client, grpc_status, http_api
+from service import client_errors, grpc_status, http_api
 from service.contract.errors import BlastwatchError, Conflict, Overloaded, StoreUnavailable
 
 
@@ -65,5 +65,5 @@ def test_http_says_when_to_come_back() -> None:
 def test_the_client_knows_every_error_that_is_told() -> None:
     for kind, status in grpc_status.STATUS.items():
         if status is not grpc.StatusCode.INTERNAL:
-            assert client.ERRORS[kind.__name__] is kind
-            assert status in client.BY_STATUS
+            assert client_errors.ERRORS[kind.__name__] is kind
+            assert status in client_errors.BY_STATUS

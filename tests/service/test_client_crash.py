@@ -1,0 +1,108 @@
+"""A worker is killed under load: callers with a retrying client notice nothing, and every answer is on record once."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.client import AnyClient, Client, HttpClient
+from service.contract.errors import BlastwatchError
+from tests.service.process import Service, service
+from tests.service.running import Site, eventually
+from tests.support.images import png
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bento")]
+
+CALLERS = 8
+"""Of each kind: enough that the worker to be killed has some of each (all on the other: once in 2^8)."""
+
+
+class Load:
+    """Callers that go on until they are stopped. What they were answered and what they met is kept."""
+
+    def __init__(self, running: Service) -> None:
+        self.answered: dict[str, str] = {}  # request id → record id
+        self.failures: list[BlastwatchError] = []
+        self.felt: list[BlastwatchError] = []  # by those who ask once
+        self._running = running
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(3 * CALLERS)
+        self._callers: list[Future[None]] = [
+            self._pool.submit(self._call, kind, number)
+            for kind in ("grpc", "http", "once")
+            for number in range(CALLERS)
+        ]
+
+    def _client(self, kind: str) -> AnyClient:
+        if kind == "http":
+            return HttpClient(self._running.http, timeout_s=60, attempts=20)
+        return Client(self._running.grpc, timeout_s=60, attempts=1 if kind == "once" else 20)
+
+    def _call(self, kind: str, caller: int) -> None:
+        # A client each: a connection stays with the worker that took it.
+        client, number = self._client(kind), 0
+        with contextlib.closing(client):
+            while not self._stop.is_set():
+                number += 1
+                name = f"{kind}-{caller}-{number}"
+                try:
+                    self.answered[name] = client.classify(png(number % 40), request_id=name).record_id
+                except BlastwatchError as error:
+                    (self.felt if kind == "once" else self.failures).append(error)
+                    time.sleep(0.2)
+
+    def goes_on(self) -> None:
+        """Until each kind was answered some more."""
+        before = Counter(name.partition("-")[0] for name in list(self.answered))
+
+        def more() -> bool:
+            now = Counter(name.partition("-")[0] for name in list(self.answered))
+            return all(now[kind] >= before[kind] + 2 * CALLERS for kind in ("grpc", "http"))
+
+        eventually(more, patience_s=60)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for caller in self._callers:
+            caller.result()
+        self._pool.shutdown()
+
+
+def workers(running: Service) -> set[int]:
+    """The processes that hold a journal: the file is locked as long as its worker lives."""
+    found = set()
+    journal = running.site.root / "var/journal"
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(journal in handle.readlink().parents for handle in (process / "fd").iterdir()):
+                found.add(int(process.name))
+    return found
+
+
+def test_a_killed_worker_fails_no_call_of_a_retrying_client(live: Site) -> None:
+    # Waiting for company keeps a call in a worker's hands most of the time, so that the kill meets some.
+    with service(live, workers="2", max_wait_ms="100", max_batch="64") as running:
+        running.wait()
+        eventually(lambda: len(workers(running)) == 2)
+        before = workers(running)
+        load = Load(running)
+        try:
+            load.goes_on()
+            os.kill(min(before), signal.SIGKILL)
+            eventually(lambda: len(found := workers(running)) == 2 and found != before, patience_s=60)
+            load.goes_on()  # with the worker that took its place
+        finally:
+            load.stop()
+        assert load.failures == []
+        assert load.felt, "those who ask once felt nothing, so this shows nothing"
+        store = live.store
+        eventually(lambda: all(store.get(record) for record in load.answered.values()), patience_s=60)
+        assert len(set(load.answered.values())) == len(load.answered)
+        for name, record in load.answered.items():
+            assert [found.record.record_id for found in store.by_request("local", name)] == [record]
