@@ -1,7 +1,8 @@
 """A typed client for hospital code, over gRPC or HTTP, and a command: `python -m service.client classify FILE…`.
 
 Errors come back as the same tree that the service raises (`service.contract.errors`). A cell that meets a busy or
-restarting service is sent again under the same request id, so that it is answered and counted once.
+restarting service is sent again under the same request id, so that it is answered and counted once. The same for
+asyncio is `service.client_aio`.
 """
 
 import ssl

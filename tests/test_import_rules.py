@@ -36,6 +36,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "service/converters.py",
         "service/client.py",
         "service/client_access.py",
+        "service/client_aio.py",
         "service/client_errors.py",
         "service/proto/",
     ),
