@@ -1,4 +1,4 @@
-"""A typed client for hospital code, over gRPC or HTTP, and a command: `python -m service.client classify FILE…`.
+"""A typed client for hospital code, over gRPC or HTTP, and a command: `blastwatch classify FILE…`.
 
 Errors come back as the same tree that the service raises (`service.contract.errors`). A cell that meets a busy or
 restarting service is sent again under the same request id, so that it is answered and counted once. The same for
@@ -261,6 +261,6 @@ def _image_type(image: bytes) -> str:
 
 
 if __name__ == "__main__":
-    from service.client_command import main
+    from service.client_command import run
 
-    errors.run_command(main)
+    run()

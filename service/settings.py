@@ -19,7 +19,7 @@ from service.contract.errors import ConfigError
 
 PREFIX = "BLASTWATCH_"
 FOREIGN = ("BLASTWATCH_DATA",)
-FOREIGN_PREFIXES = ("BLASTWATCH_MONITOR_",)
+FOREIGN_PREFIXES = ("BLASTWATCH_MONITOR_", "BLASTWATCH_CLIENT_")
 SQLITE = "sqlite:///"
 SERVICE_LINK = re.compile(r"BLASTWATCH_((\w+_)?SERVICE_(HOST|PORT)\w*|PORT(_\d+_(TCP|UDP)\w*)?)")
 

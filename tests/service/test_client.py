@@ -1,22 +1,17 @@
 """The client: both transports say the same, errors come back as the tree, and busy services are asked again."""
 
 import contextlib
-import json
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from service.client import Client, HttpClient
-from service.client_command import main
 from service.contract.errors import (
     BadImage,
     BlastwatchError,
@@ -270,46 +265,13 @@ def test_a_proxy_in_between_has_its_own_words(status: int, error: type[Blastwatc
     assert len(asked) == (1 if status == 418 else 2)
 
 
-@pytest.mark.parametrize("flag", ["--grpc", "--http"])
-def test_a_service_that_is_not_there_is_one_line(flag: str, tmp_path: Path, quick: list[float]) -> None:
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_a_service_that_is_not_there_is_one_line(kind: str, quick: list[float]) -> None:
     (port,) = free_ports(1)
-    target = f"127.0.0.1:{port}" if flag == "--grpc" else f"http://127.0.0.1:{port}"
-    (tmp_path / "cell.png").write_bytes(png(1))
-    with pytest.raises(NotReady, match="make serve") as caught:
-        main(["classify", str(tmp_path / "cell.png"), flag, "--target", target])
+    client = Client(f"127.0.0.1:{port}") if kind == "grpc" else HttpClient(f"http://127.0.0.1:{port}")
+    with client, pytest.raises(NotReady, match="make serve") as caught:
+        client.classify(png(1))
     assert "\n" not in str(caught.value)
-
-
-def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.client", "classify", str(tmp_path / "missing.png")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stdout.count("\n") <= 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("flag", ["--grpc", "--http"])
-def test_the_command_prints_a_table_or_json(
-    worker: Worker, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = []
-    for number in range(2):
-        path = tmp_path / f"cell{number}.png"
-        path.write_bytes(png(number))
-        files.append(str(path))
-    to = [flag, "--target", worker.grpc if flag == "--grpc" else worker.http]
-    assert main(["classify", *files, *to, "--site", "site-a", "--pixel-size-um", "0.5"]) == 0
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["file", "label", "p"]
-    assert [row.split()[0] for row in rows] == ["cell0.png", "cell1.png"]
-    assert main(["classify", *files, *to, "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [item["refer"] for item in found] == [True, True]
-    assert main(["review", found[0]["recordId"], "L1", *to, "--role", "haematologist"]) == 0
-    assert "review" in capsys.readouterr().out
-    assert main(["model", *to, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["labels"] == ["healthy", "L1", "L2", "L3"]
 
 
 def test_patients_never_pass_through_a_proxy(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +291,7 @@ def test_one_client_serves_many_threads(worker: Worker) -> None:
     assert len({answer.record_id for answer in answers}) == 40
 
 
-def test_a_strange_server_is_no_traceback(tmp_path: Path) -> None:
+def test_a_strange_server_is_no_traceback() -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -71,6 +71,7 @@ def test_names_of_others_are_left_alone() -> None:
     refuse_unknown(
         {"BLASTWATCH_DATA": "x", "BLASTWATCH_MONITOR_PORT": "9109", "PATH": "/bin", "BLASTWATCH_WORKERS": "1"}
     )
+    refuse_unknown({"BLASTWATCH_CLIENT_TARGET": "127.0.0.1:50051"})
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
