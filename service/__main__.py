@@ -6,6 +6,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
+from service import logs
 from service.contract.errors import CommandParser, run_command
 from service.preflight import check
 from service.settings import PREFIX, Settings, load_settings
@@ -17,18 +18,21 @@ def main(argv: list[str] | None = None) -> int:
     """Starts the service. Raises ConfigError with one line that says what to do."""
     args = _parser().parse_args(argv)
     settings = load_settings()
-    for warning in check(settings):
-        print(f"warning: {warning}", file=sys.stderr)
     if args.check:
+        for warning in check(settings):
+            print(f"warning: {warning}", file=sys.stderr)
         print("settings, ports and folders are fine")
         return 0
     prepare_environment(settings)
+    logs.configure(settings)
+    for warning in check(settings):
+        logs.announce(settings, warning, warning=True)
     scheme = "https" if settings.tls_certificate else "http"
-    print(
+    logs.announce(
+        settings,
         f"blastwatch: HTTP {scheme}://{settings.http_host}:{settings.http_port}, "
         f"gRPC {settings.grpc_host}:{settings.grpc_port}, "
         f"health {settings.health_host}:{settings.health_port}; stop with Ctrl-C",
-        flush=True,
     )
     command = serve_command(settings)
     return os.execv(command[0], command)  # noqa: S606  (no shell, and nothing in it comes from a caller)

@@ -1,6 +1,5 @@
 """BentoML around the engine: process, HTTP, probes, packaging. gRPC starts and drains with it (docs/adr/0001)."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import bentoml
 import click
 
-from service import preflight, tls
+from service import logs, preflight, tls
 from service.auth import check_inherited_sockets, refuse_exposed
 from service.contract.errors import BlastwatchError, ConfigError
 from service.engine import Engine
@@ -50,12 +49,15 @@ _seat = Seat()
     metrics={"enabled": False},
     # An access log has addresses in it, and somebody will put a patient in one.
     logging={"access": {"enabled": False}},
+    # Our own traces know the stages; BentoML's would be a second one of each call, sent nowhere.
+    tracing={"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(create_app(_seat), path="/")
 class Blastwatch:
     """Tells acute-lymphoblastic-leukemia blasts and their subtypes from healthy white cells."""
 
     def __init__(self) -> None:
+        logs.configure(_declared)
         self._engine: Engine | None = None
         self._servers: Servers | None = None
 
@@ -68,10 +70,11 @@ class Blastwatch:
         try:
             listen = command_line()
             settings = effective(**listen)
+            logs.configure(settings)
             refuse_exposed({"--host": str(listen.get("http_host", "127.0.0.1"))}, settings)
             tls.check_command_line(settings, command_line_certificate())
             for warning in preflight.check(settings):
-                print(f"warning: {warning}", file=sys.stderr)
+                logs.announce(settings, warning, warning=True)
         except BlastwatchError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -80,7 +83,6 @@ class Blastwatch:
     async def start(self) -> None:
         """Starts the engine and the gRPC servers of this worker."""
         settings = effective()
-        logging.getLogger("service").setLevel(settings.log_level.upper())
         check_inherited_sockets(settings)
         self._engine = Engine(settings)
         await self._engine.start()

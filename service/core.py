@@ -17,7 +17,7 @@ from service.contract.predictor import Predictor
 from service.contract.pseudonym import Key
 from service.contract.records import PredictionRecord, record_id, utc_now
 from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
-from service.door import about
+from service.door import about, called, took
 from service.intake import Intake, Prepared
 from service.journal import Entry, Journal
 from service.lookup import Lookup, Records
@@ -136,7 +136,7 @@ class Core:
         finally:
             self._in_work -= 1
             self._metrics.in_work.dec()
-        about(record.request_id)
+        about(record.request_id, record.record_id)
         self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
         # A retry may get a record from before the switch was thrown.
         return referred(answer_of(record)) if self._steering.refers_all() else answer_of(record)
@@ -144,6 +144,7 @@ class Core:
     async def _unnamed(self, request: _Request) -> PredictionRecord:
         """A request without a name gets one, and cannot be recognised when it comes again."""
         request = replace(request, cell=replace(request.cell, request_id=uuid.uuid4().hex))
+        called(request.cell.request_id)
         return await self._answered(request, await self._prepare(request))
 
     async def _once(self, request: _Request) -> PredictionRecord:
@@ -186,6 +187,7 @@ class Core:
     async def _prepare(self, request: _Request) -> Prepared:
         prepared = await self._intake.prepare(request.cell, request.lane.current().manifest.field, request.deadline)
         self._metrics.stage_seconds.labels("decode").observe(prepared.seconds)
+        took("decode", prepared.seconds)
         return prepared
 
     async def _answered(self, request: _Request, prepared: Prepared) -> PredictionRecord:
@@ -201,6 +203,8 @@ class Core:
     async def _compute(self, request: _Request, prepared: Prepared) -> PredictionRecord:
         """Through the model and onto the record. Raises FieldChanged."""
         row = await request.lane.submit(prepared.pixels, deadline=request.deadline)
+        took("queue", row.queue_s, ago_s=row.compute_s)
+        took("compute", row.compute_s)
         predictor = row.model
         if predictor.manifest.field != prepared.field:
             raise FieldChanged("the model was changed for one of another field: send the cell again")
@@ -219,11 +223,14 @@ class Core:
             "compute": row.compute_s,
             "keep": time.monotonic() - saving,
         }
+        took("keep", seconds["keep"])
         record = _record(request, prepared, row, decision, predictor, identity, self._key.key_id, kept, seconds)
         appending = time.monotonic()
         await self._journal.append([Entry.prediction(record)])
         self._recent.add(record)
-        self._count(record, {**seconds, "journal": time.monotonic() - appending})
+        journal = time.monotonic() - appending
+        took("journal", journal)
+        self._count(record, {**seconds, "journal": journal})
         return record
 
     def _count(self, record: PredictionRecord, seconds: dict[str, float]) -> None:

@@ -5,21 +5,29 @@ function on the way passing it on.
 """
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from service.attempts import Attempts
 from service.audit import Audit, AuditRow
 from service.auth import LOCAL
-from service.contract.errors import Forbidden, Unauthenticated
+from service.contract.errors import BlastwatchError, Forbidden, Unauthenticated
 from service.contract.records import utc_now
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tokens import Entry, Role, by_certificate, by_token, read
 from service.watched import Watched
 
+if TYPE_CHECKING:
+    from service.tracing import Headers, Trace, Tracing
+
 log = logging.getLogger(__name__)
+access = logging.getLogger("service.access")
+"""A line for each call, and for each cell of the methods that take many; silent unless `service.logs` opens it."""
 
 MAX_TOKEN = 256
 FAILURES_WINDOW_S = 60.0
@@ -43,21 +51,36 @@ ROLES: dict[str, frozenset[Role]] = {
     "ServerReflectionInfo": ANYONE_KNOWN,
 }
 """Method → roles of which one is needed, on every transport. A method that is not here needs `admin`."""
+MANY = frozenset({"ModelInfer", "ClassifyStream"})
+"""Methods that take many cells in one call; a cell of a stream is a visit of its own, see `part`."""
+INTERNAL = "Internal"
+"""What an error outside the tree counts as."""
 
 
 @dataclass
 class Visit:
-    """One call: who it is once the door has let it in, and what it is about once that is known."""
+    """One call: who it is once the door has let it in, and what it is about once that is known.
+
+    route: the method as its transport names it, see `Tracing.begin`. started: a moment of time.monotonic().
+    """
 
     transport: str
     method: str
     address: str
+    route: str = ""
     client: str = ""
     request_id: str = ""
+    record_id: str = ""
+    cells: int = 0
+    errors: Counter[str] = field(default_factory=Counter, repr=False)
+    started: float = field(default_factory=time.monotonic, repr=False)
+    trace: "Trace | None" = field(default=None, repr=False)
     silent: bool = field(default=False, repr=False)
 
 
 _VISIT: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_CELL: ContextVar[tuple[str, str]] = ContextVar("cell", default=("", ""))
+"""Request id and record id of the cell in work: a call may have many, each in a task of its own."""
 
 
 def client_now() -> str:
@@ -66,16 +89,58 @@ def client_now() -> str:
     return visit.client if visit is not None and visit.client else LOCAL
 
 
-def about(request_id: str) -> None:
-    """Says which request the call under way is about, for its audit row."""
+def about(request_id: str, record_id: str = "") -> None:
+    """Says which request the call under way is about and, once it is answered, which record."""
+    visit = _VISIT.get()
+    if visit is None:
+        return
+    _CELL.set((request_id, record_id))
+    visit.request_id, visit.record_id = request_id, record_id
+    if record_id:
+        visit.cells += 1
+        if visit.method in MANY and access.isEnabledFor(logging.INFO):
+            access.info("%s answered a cell", visit.method)
+
+
+def called(request_id: str) -> None:
+    """Says what the service calls a request that its client gave no name: for the log and the trace."""
+    _CELL.set((request_id, ""))
+
+
+def took(stage: str, seconds: float, *, ago_s: float = 0.0) -> None:
+    """Says that a stage of the call under way has ended, `ago_s` seconds ago, and how long it took: for its trace."""
+    visit = _VISIT.get()
+    if visit is not None and visit.trace is not None:
+        about_it = {"blastwatch.request_id": _CELL.get()[0]}
+        visit.trace.stage(stage, seconds, time.monotonic() - ago_s, about_it)
+
+
+def failed(error: Exception) -> None:
+    """Says that the caller of the call under way is told of an error."""
     visit = _VISIT.get()
     if visit is not None:
-        visit.request_id = request_id
+        visit.errors[type(error).__name__ if isinstance(error, BlastwatchError) else INTERNAL] += 1
+
+
+def known_now() -> dict[str, str]:
+    """What a line in the log can say about the call under way; nothing outside a call."""
+    visit = _VISIT.get()
+    if visit is None:
+        return {}
+    request_id, record_id = _CELL.get()
+    found = {"request_id": request_id, "record_id": record_id, "client": visit.client, "method": visit.method}
+    if visit.trace is not None:
+        found |= {"trace_id": visit.trace.trace_id, "span_id": visit.trace.span_id}
+    return {name: value for name, value in found.items() if value}
 
 
 def part(method: str) -> Visit:
     """A visit of its own, by the same client, for one of several cells of the call under way; for the cell's task."""
-    own = replace(_VISIT.get() or Visit("", method, ""), method=method, request_id="")
+    whole = _VISIT.get() or Visit("", method, "")
+    whole.cells += 1
+    own = Visit(whole.transport, method, whole.address, client=whole.client, silent=whole.silent)
+    if whole.trace is not None:
+        own.trace = whole.trace.part(method, own.started)
     _VISIT.set(own)
     return own
 
@@ -85,6 +150,7 @@ class Door:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.tracing: Tracing | None = None
         path = settings.tokens_file
         self._entries: Watched[tuple[Entry, ...]] | None = None
         if path is not None:
@@ -121,9 +187,20 @@ class Door:
             self._failed(visit, "role")
             raise Forbidden(f"{visit.client} has no role for {visit.method}: an operator can add one")
 
+    def follow(self, visit: Visit, headers: "Headers") -> None:
+        """Begins the trace of a call that was let in, where there are traces; the trace context is in `headers`."""
+        if self.tracing is not None:
+            visit.trace = self.tracing.begin(visit.transport, visit.route, visit.started, headers)
+
     def leave(self, visit: Visit, code: str) -> None:
         """Puts the call on record with its outcome: an HTTP status, or the name of a gRPC one."""
+        for reason, count in visit.errors.items():
+            self._metrics.rejected.labels(visit.transport, reason).inc(count)
+        if visit.trace is not None:
+            visit.trace.end(visit.transport, code, _last(visit.errors), _attributes(visit))
         if not visit.silent:
+            if access.isEnabledFor(logging.INFO):
+                access.info("%s %s", visit.method, code, extra={"call": _summary(visit, code)})
             row = (utc_now(), visit.client, visit.address, visit.transport, visit.method, code, visit.request_id)
             self.audit.add(AuditRow(*row))
 
@@ -131,6 +208,32 @@ class Door:
         self._metrics.auth_failures.labels(visit.transport, reason).inc()
         level = logging.DEBUG if reason == "paused" else logging.WARNING
         log.log(level, "refused %s over %s from %s: %s", visit.method, visit.transport, visit.address, reason)
+
+
+def _last(errors: Counter[str]) -> str:
+    return next(reversed(errors), "")
+
+
+def _attributes(visit: Visit) -> dict[str, str | int]:
+    """What a trace says about a call when it is over; each stage names the request of its cell."""
+    found: dict[str, str | int] = {"blastwatch.client": visit.client, "blastwatch.cells": visit.cells}
+    if visit.method not in MANY and visit.request_id:
+        found |= {"blastwatch.request_id": visit.request_id, "blastwatch.record_id": visit.record_id}
+    return found
+
+
+def _summary(visit: Visit, code: str) -> dict[str, str | int | float]:
+    """What the line of a call says beside `known_now`."""
+    found: dict[str, str | int | float] = {
+        "transport": visit.transport,
+        "status": code,
+        "seconds": round(time.monotonic() - visit.started, 6),
+    }
+    if visit.errors:
+        found["error"] = _last(visit.errors)
+    if visit.method in MANY:
+        found |= {"cells": visit.cells, "request_id": "", "record_id": ""}
+    return found
 
 
 def _found(entries: Sequence[Entry], authorization: Sequence[str], certificate: Sequence[str]) -> Entry:

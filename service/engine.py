@@ -16,6 +16,7 @@ from service.contract.pixels import PixelStore
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import load_key
 from service.core import Core
+from service.domain import ModelInfo
 from service.door import Door
 from service.expiry import expiring
 from service.identity import Computed, compute
@@ -85,6 +86,7 @@ class Engine:
         settings, metrics, closing = self.settings, self.metrics, self._closing
         check_bind(settings)
         forget_dead_workers()
+        await self._trace()
         self.door.audit.start()
         closing.push_async_callback(self.door.audit.stop)
         key = load_key(settings.key_file, create=is_loopback(settings.http_host))
@@ -139,7 +141,7 @@ class Engine:
         closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
         closing.push_async_callback(steering.stop)
         self._tasks = [
-            asyncio.create_task(self._gauges(registry, steering, batcher, journal), name="gauges"),
+            asyncio.create_task(self._gauges(steering, batcher, journal), name="gauges"),
             asyncio.create_task(retention.purge_for_ever(), name="purge"),
         ]
 
@@ -152,35 +154,45 @@ class Engine:
             max_queue=settings.max_queue,
         )
 
+    async def _trace(self) -> None:
+        """Traces the calls from now on, where the settings name a collector."""
+        if not self.settings.trace_endpoint:
+            return
+        # Only now: the exporter takes its time to import.
+        from service.tracing import FLUSH_S, Tracing
+
+        flush_s = min(FLUSH_S, self.settings.drain_s)
+        tracing = Tracing(self.settings.trace_endpoint, self.settings.trace_sample, flush_s)
+        self.door.tracing = tracing
+        # Stopped last: what still waits then is sent, within a few seconds.
+        self._closing.push_async_callback(tracing.stop)
+
     def _on_event(self, event: RegistryEvent) -> None:
         """Counts what happens to the registry; called in its thread."""
         counters = {
             RegistryEvent.SWAPPED: self.metrics.swaps,
+            RegistryEvent.ROLLED_BACK: self.metrics.rollbacks,
             RegistryEvent.LOAD_FAILED: self.metrics.failed_loads,
             RegistryEvent.LEDGER_UNREACHABLE: self.metrics.ledger_unreachable,
             RegistryEvent.HEARTBEAT_FAILED: self.metrics.store_unreachable,
         }
         counters[event].inc()
 
-    async def _gauges(
-        self, registry: Registry, steering: Steering, batcher: Batcher[Predictor], journal: Journal
-    ) -> None:
+    async def _gauges(self, steering: Steering, batcher: Batcher[Predictor], journal: Journal) -> None:
         """Gauges are set again and again: the files that workers share cannot call a function when they are read."""
-        served = canary = ""
+        served: ModelInfo | None = None
+        canary = ""
         while True:
             self.metrics.queue_depth.set(batcher.depth)
             self.metrics.journal_pending.set(journal.pending_bytes)
-            try:
-                version = registry.current().version
-            except NotReady:
-                version = ""
-            if version != served:
-                if served:
-                    self.metrics.model_workers.labels(served).set(0)
-                self.metrics.model_workers.labels(version).set(1)
-                served = version
             with contextlib.suppress(NotReady):
                 self.metrics.refer_all_workers.set(steering.refers_all())
+                model = self.core().model()
+                if model != served:
+                    if served is not None:
+                        self.metrics.serving(served, 0)
+                    self.metrics.serving(model, 1)
+                    served = model
             if (version := steering.canary_version) != canary:
                 if canary:
                     self.metrics.canary_workers.labels(canary).set(0)

@@ -35,14 +35,14 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(HEALTH):
             return handler
-        method = handler_call_details.method.rpartition("/")[2]
+        route = handler_call_details.method.removeprefix("/")
         # The bytes become a message only behind the door.
         parse = handler.request_deserializer or bytes
         make, call = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, self._one(handler.unary_unary, method, parse)),
-            (True, False): (grpc.stream_unary_rpc_method_handler, self._one(handler.stream_unary, method, None)),
-            (False, True): (grpc.unary_stream_rpc_method_handler, self._many(handler.unary_stream, method, parse)),
-            (True, True): (grpc.stream_stream_rpc_method_handler, self._many(handler.stream_stream, method, None)),
+            (False, False): (grpc.unary_unary_rpc_method_handler, self._one(handler.unary_unary, route, parse)),
+            (True, False): (grpc.stream_unary_rpc_method_handler, self._one(handler.stream_unary, route, None)),
+            (False, True): (grpc.unary_stream_rpc_method_handler, self._many(handler.unary_stream, route, parse)),
+            (True, True): (grpc.stream_stream_rpc_method_handler, self._many(handler.stream_stream, route, None)),
         }[handler.request_streaming, handler.response_streaming]
         return make(
             call,
@@ -50,17 +50,17 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             response_serializer=handler.response_serializer,
         )
 
-    def _one(self, inner: Callable[..., Any], method: str, parse: Callable[[bytes], Any] | None) -> Callable[..., Any]:
+    def _one(self, inner: Callable[..., Any], route: str, parse: Callable[[bytes], Any] | None) -> Callable[..., Any]:
         async def call(request: Any, context: "grpc.aio.ServicerContext") -> Any:
-            async with _Passage(self, context, method) as watched:
-                return await inner(await self._parsed(request, parse, watched, method), watched)
+            async with _Passage(self, context, route) as watched:
+                return await inner(await self._parsed(request, parse, watched, _method(route)), watched)
 
         return call
 
-    def _many(self, inner: Callable[..., Any], method: str, parse: Callable[[bytes], Any] | None) -> Callable[..., Any]:
+    def _many(self, inner: Callable[..., Any], route: str, parse: Callable[[bytes], Any] | None) -> Callable[..., Any]:
         async def call(request: Any, context: "grpc.aio.ServicerContext") -> AsyncIterator[Any]:
-            async with _Passage(self, context, method) as watched:
-                async for reply in inner(await self._parsed(request, parse, watched, method), watched):
+            async with _Passage(self, context, route) as watched:
+                async for reply in inner(await self._parsed(request, parse, watched, _method(route)), watched):
                     yield reply
 
         return call
@@ -88,13 +88,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         context.set_trailing_metadata(trailer)
         await context.abort(status, text)
 
-    async def enter(self, visit: Visit, context: "grpc.aio.ServicerContext") -> None:
+    async def enter(self, visit: Visit, context: "_Watched") -> None:
         """Through the door, or the call ends here."""
         try:
             self._engine.door.enter(visit, _authorization(context), _certificate_names(context))
+            self._engine.door.follow(visit, context.invocation_metadata() or ())
         except Exception as error:
             status, text, trailer = self._refusal(error, visit.method)
         else:
+            if visit.trace is not None:
+                context.always(("traceparent", visit.trace.traceparent))
             return
         await self._refuse(context, visit.method, status, text, trailer)
 
@@ -104,10 +107,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 class _Watched:
-    """A call's context that remembers the status which the call ends with."""
+    """A call's context that remembers the status which the call ends with, and adds to what the caller is told."""
 
     def __init__(self, context: "grpc.aio.ServicerContext") -> None:
         self._context = context
+        self._always: tuple[tuple[str, str], ...] = ()
         self.status = grpc.StatusCode.OK
 
     def __getattr__(self, name: str) -> Any:
@@ -117,6 +121,14 @@ class _Watched:
         self.status = code
         self._context.set_code(code)
 
+    def set_trailing_metadata(self, trailer: tuple[tuple[str, str], ...]) -> None:
+        self._context.set_trailing_metadata((*trailer, *self._always))
+
+    def always(self, *pairs: tuple[str, str]) -> None:
+        """These are in the trailing metadata, whatever else is."""
+        self._always = pairs
+        self.set_trailing_metadata(())
+
     async def abort(self, code: grpc.StatusCode, *details: Any, **more: Any) -> None:
         self.status = code
         await self._context.abort(code, *details, **more)
@@ -125,10 +137,10 @@ class _Watched:
 class _Passage:
     """The time that a call spends behind the door."""
 
-    def __init__(self, access: AccessInterceptor, context: "grpc.aio.ServicerContext", method: str) -> None:
+    def __init__(self, access: AccessInterceptor, context: "grpc.aio.ServicerContext", route: str) -> None:
         self._access = access
         self._watched = _Watched(context)
-        self._visit = Visit("grpc", method, _address(context.peer()))
+        self._visit = Visit("grpc", _method(route), _address(context.peer()), route=route)
 
     async def __aenter__(self) -> _Watched:
         try:
@@ -168,6 +180,11 @@ def server_credentials(engine: Engine) -> grpc.ServerCredentials | None:
 def _configuration(material: tls.Material) -> grpc.ServerCertificateConfiguration:
     pair = (material.key, material.certificate)
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=material.client_ca)
+
+
+def _method(route: str) -> str:
+    """The last part of package.Service/Method."""
+    return route.rpartition("/")[2]
 
 
 def _authorization(context: "grpc.aio.ServicerContext") -> list[str]:

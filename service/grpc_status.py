@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from service.contract import errors
+from service.door import failed
 from service.identity import IdentityError, OutputsError
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def serialized(message: Message) -> bytes:
 
 def explain(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     """Status and text for the caller; what is not the caller's business is logged and gets a constant text."""
+    failed(error)
     status = status_of(error)
     if status is None or status is grpc.StatusCode.INTERNAL:
         log.error("%s failed", method, exc_info=error)

@@ -20,7 +20,7 @@ from service import converters, multipart, open_inference_http, openapi
 from service.compression import Unpacker
 from service.contract import errors
 from service.domain import Cell
-from service.door import Visit, client_now
+from service.door import Visit, client_now, failed
 from service.engine import Engine
 from service.fields import FIELDS, value_of
 from service.identity import IdentityError, OutputsError
@@ -177,20 +177,25 @@ def _guarded(
 ) -> Callable[[Request], Awaitable[Response]]:
     @functools.wraps(endpoint)
     async def call(request: Request) -> Response:
-        visit = Visit("http", name, request.client.host if request.client else "")
+        address = request.client.host if request.client else ""
+        visit = Visit("http", name, address, route=f"{request.method} {request.scope['route'].path}")
         try:
             engine = seat.engine()
             engine.door.enter(visit, request.headers.getlist("authorization"))
+            engine.door.follow(visit, request.headers.raw)
             if request.url.query:
                 raise errors.InvalidRequest("no query is taken: addresses end up in logs, send fields as headers")
             response = await endpoint(request, engine)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_LEFT)
         except Exception as error:
+            failed(error)
             response = problem(error)
             if response.status_code == 500:
                 log.error("%s failed", name, exc_info=error)
         _count(seat, visit, response.status_code)
+        if visit.trace is not None:
+            response.headers["traceparent"] = visit.trace.traceparent
         return response
 
     return call

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -109,7 +110,8 @@ class Journal:
         self._waiting.append(waiting)
         self._reserved += len(frames)
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_groups(), name="journal")
+            # It writes for every caller: its lines in the log are not about the one who happened to start it.
+            self._writer = asyncio.create_task(self._write_groups(), name="journal", context=Context())
         await waiting.done
         self._at("reply")
 

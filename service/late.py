@@ -96,6 +96,10 @@ class LateLedger:
         """What is asked of workers beside the version in production; see serving_of."""
         return serving_of(self._late.get().rows(*KINDS))
 
+    def went_back(self) -> bool:
+        """See Ledger."""
+        return self._late.get().went_back()
+
     def close(self) -> None:
         """Lets connections go."""
         ledger = self._late.opened()

@@ -8,10 +8,12 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.domain import ModelInfo
 from service.settings import Settings
 
 OTHER = "other"
@@ -37,10 +39,13 @@ class Metrics:
     model_workers: Gauge
     canary_workers: Gauge
     refer_all_workers: Gauge
+    model_info: Gauge
     swaps: Counter
+    rollbacks: Counter
     failed_loads: Counter
     ledger_unreachable: Counter
     store_unreachable: Counter
+    rejected: Counter
     auth_failures: Counter
     tokens_refused: Counter
     certificates_refused: Counter
@@ -64,6 +69,11 @@ class Metrics:
             model_version=version,
         ).inc()
 
+    def serving(self, model: ModelInfo, value: int) -> None:
+        """Says of a model that this worker serves it (1), or no longer (0)."""
+        self.model_workers.labels(model.version).set(value)
+        self.model_info.labels(model.version, model.created, str(len(model.labels))).set(value)
+
     def referred(self, reasons: Collection[str], *, version: str) -> None:
         """Counts each reason of one referred answer: an answer with two reasons counts under both."""
         for reason in reasons:
@@ -81,8 +91,8 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
     def counter(name: str, text: str, *labels: str) -> Counter:
         return Counter(f"blastwatch_{name}", text, labels, registry=registry)
 
-    def gauge(name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"blastwatch_{name}", text, labels, registry=registry, multiprocess_mode="livesum")
+    def gauge(name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livesum") -> Gauge:
+        return Gauge(f"blastwatch_{name}", text, labels, registry=registry, multiprocess_mode=mode)
 
     def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"blastwatch_{name}", text, labels, registry=registry, buckets=buckets)
@@ -109,10 +119,18 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
             "canary_workers", "Workers that answer a share of patients by this version", "model_version"
         ),
         refer_all_workers=gauge("refer_all_workers", "Workers whose kill switch is on: they refer every answer"),
+        model_info=gauge(
+            "model_info",
+            "1 for a model that a worker serves, 0 for one that was: when it was made, and how many labels it knows",
+            *("model_version", "created", "labels"),
+            mode="livemax",
+        ),
         swaps=counter("model_swaps", "Times that a worker took another model"),
+        rollbacks=counter("model_rollbacks", "Times that a worker took another model because of a rollback"),
         failed_loads=counter("model_failed_loads", "Models that a worker refused to load"),
         ledger_unreachable=counter("ledger_unreachable", "Times that the ledger could not be read"),
         store_unreachable=counter("store_unreachable", "Times that the store could not be asked or written"),
+        rejected=counter("rejected", "Errors that callers were told of, by transport and error", "transport", "reason"),
         auth_failures=counter(
             "auth_failures", "Calls that were not let in, by transport and why", "transport", "reason"
         ),

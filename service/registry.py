@@ -29,6 +29,10 @@ class ProductionLedger(Protocol):
         """The version in production. Raises BlastwatchError when that cannot be said."""
         ...
 
+    def went_back(self) -> bool:
+        """Whether it is in production because of a rollback. Raises BlastwatchError when that cannot be said."""
+        ...
+
 
 class Heartbeats(Protocol):
     """The part of the store that a worker reports to."""
@@ -42,6 +46,7 @@ class RegistryEvent(StrEnum):
     """What happens to a registry that an operator wants counted."""
 
     SWAPPED = "swapped"
+    ROLLED_BACK = "rolled_back"
     LOAD_FAILED = "load_failed"
     LEDGER_UNREACHABLE = "ledger_unreachable"
     HEARTBEAT_FAILED = "heartbeat_failed"
@@ -176,9 +181,21 @@ class Registry:
             logger.error(text, name, pause, error, exc_info=_surprise(error))
             return
         self._failure = None
-        self._current = predictor
+        before, self._current = self._current, predictor
         self._on_event(RegistryEvent.SWAPPED)
         logger.info("model %s answers from now on", predictor.version)
+        if before is not None:
+            self._note_rollback(before.version)
+
+    def _note_rollback(self, before: str) -> None:
+        try:
+            went_back = self._ledger.went_back()
+        except Exception as error:
+            logger.warning("whether this was a rollback cannot be said: %s", error, exc_info=_surprise(error))
+            return
+        if went_back:
+            self._on_event(RegistryEvent.ROLLED_BACK)
+            logger.warning("model %s was rolled back", before)
 
     def _report(self) -> None:
         if self._heartbeats is None or self._current is None:

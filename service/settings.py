@@ -160,6 +160,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the service logs."""
 
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """Lines to read, or one JSON object a line; `auto` is text in a terminal and JSON elsewhere."""
+
+    log_access: bool = True
+    """A line for each call in a JSON log."""
+
+    trace_endpoint: str = ""
+    """The OpenTelemetry collector (OTLP over HTTP), e.g. http://127.0.0.1:4318/v1/traces; none: no traces."""
+
+    trace_sample: float = Field(default=0.01, ge=0, le=1)
+    """The share of calls that are traced among those whose caller says nothing about it."""
+
     @field_validator("known_sites", "known_stains", "known_scanners", "known_clients", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -181,6 +193,13 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("trace_endpoint", mode="after")
+    @classmethod
+    def _collector(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s]+/\S+", value):
+            raise ValueError("must be a whole URL, e.g. http://127.0.0.1:4318/v1/traces")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

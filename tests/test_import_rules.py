@@ -22,6 +22,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("training/",),
     "onnxruntime": ("service/contract/predictor.py", "training/"),
     "alembic": ("service/migrate.py", "service/migrations/"),
+    "opentelemetry": ("service/tracing.py",),
     "great_expectations": ("training/validate.py",),
     "dvclive": ("training/train.py",),
     "evidently": ("monitoring/reports.py",),

@@ -98,6 +98,12 @@ class Ledger:
         with self._database.read() as connection:
             return _production(connection)
 
+    def went_back(self) -> bool:
+        """Whether production is what it is because of a rollback."""
+        with self._database.read() as connection:
+            rows = _rows(connection, "promoted", "rolled_back")
+        return bool(rows) and rows[-1].kind == "rolled_back"
+
     def is_registered(self, version: str) -> bool:
         """Whether a `registered` row names the version."""
         with self._database.read() as connection:

@@ -82,6 +82,11 @@ class Away:
             raise self.error
         return self.site.ledger.production()
 
+    def went_back(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return self.site.ledger.went_back()
+
     def heartbeat(self, worker: str, version: str, at: float) -> None:
         if self.error is not None:
             raise self.error
@@ -124,9 +129,14 @@ def test_a_rollback_is_followed(site: Site) -> None:
     site.promote(two.version)
     registry = site.registry()
     registry.poll()
+    assert site.events == [RegistryEvent.SWAPPED]
     site.ledger.rollback(by="clinical lead")
     registry.poll()
     assert registry.current().version == one.version
+    assert site.events[1:] == [RegistryEvent.SWAPPED, RegistryEvent.ROLLED_BACK]
+    site.promote(site.add(3).version)
+    registry.poll()
+    assert site.events[3:] == [RegistryEvent.SWAPPED]
 
 
 def test_nothing_is_loaded_again_while_production_is_the_same(site: Site) -> None:
