@@ -230,6 +230,7 @@ class Core:
         self._recent.add(record)
         journal = time.monotonic() - appending
         took("journal", journal)
+        self._steering.shadowing.offer(record, request.cell, prepared)
         self._count(record, {**seconds, "journal": journal})
         return record
 

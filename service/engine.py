@@ -21,11 +21,12 @@ from service.door import Door
 from service.expiry import expiring
 from service.identity import Computed, compute
 from service.journal import Journal
-from service.late import LateLedger, LateStore
+from service.late import LateLedger, LateShadows, LateStore
 from service.metrics import build_metrics, forget_dead_workers
 from service.registry import Registry, RegistryEvent
 from service.retention import Retention
 from service.settings import Settings
+from service.shadowing import Shadowing
 from service.shipper import Shipper
 from service.steering import Production, Steering
 
@@ -91,6 +92,8 @@ class Engine:
         closing.push_async_callback(self.door.audit.stop)
         key = load_key(settings.key_file, create=is_loopback(settings.http_host))
         store, ledger = LateStore(settings.store_url), LateLedger(settings.store_url)
+        shadows = LateShadows(settings.store_url)
+        closing.callback(shadows.close)
         closing.callback(store.close)
         closing.callback(ledger.close)
         try:
@@ -131,6 +134,11 @@ class Engine:
             models,
             Production(registry, batcher),
             lambda predictor: self._batcher(lambda batch: compute(predictor, batch)),
+            Shadowing(
+                shadows.insert,
+                on_answered=lambda agrees: metrics.shadow_answers.labels(str(agrees).lower()).inc(),
+                on_dropped=metrics.shadow_dropped.inc,
+            ),
             threads=settings.threads,
             poll_s=settings.poll_s,
             on_load_failed=metrics.failed_loads.inc,
@@ -181,7 +189,7 @@ class Engine:
     async def _gauges(self, steering: Steering, batcher: Batcher[Predictor], journal: Journal) -> None:
         """Gauges are set again and again: the files that workers share cannot call a function when they are read."""
         served: ModelInfo | None = None
-        canary = ""
+        before = {"canary": "", "shadow": ""}
         while True:
             self.metrics.queue_depth.set(batcher.depth)
             self.metrics.journal_pending.set(journal.pending_bytes)
@@ -193,10 +201,12 @@ class Engine:
                         self.metrics.serving(served, 0)
                     self.metrics.serving(model, 1)
                     served = model
-            if (version := steering.canary_version) != canary:
-                if canary:
-                    self.metrics.canary_workers.labels(canary).set(0)
-                if version:
-                    self.metrics.canary_workers.labels(version).set(1)
-                canary = version
+            beside = {"canary": steering.canary_version, "shadow": steering.shadowing.version}
+            for role, version in beside.items():
+                if version != before[role]:
+                    if before[role]:
+                        self.metrics.beside_workers.labels(role, before[role]).set(0)
+                    if version:
+                        self.metrics.beside_workers.labels(role, version).set(1)
+            before = beside
             await asyncio.sleep(GAUGE_PERIOD_S)

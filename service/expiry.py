@@ -18,7 +18,11 @@ AWAY_S = 60.0
 
 def expire(settings: Settings) -> dict[str, int]:
     """{table: rows deleted} of the tables that have a retention. Raises StoreUnavailable."""
-    wanted = {"predictions": settings.prediction_retention_days, "reviews": settings.review_retention_days}
+    wanted = {
+        "shadow_answers": settings.prediction_retention_days,  # first: they are nothing without their records
+        "predictions": settings.prediction_retention_days,
+        "reviews": settings.review_retention_days,
+    }
     limits = {table: days for table, days in wanted.items() if days is not None}
     if not limits:
         return {}

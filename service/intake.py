@@ -50,7 +50,7 @@ class Intake:
         def work() -> Prepared:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the image was looked at: allow more time")
-            pixels = _seen(cell, field)
+            pixels = seen(cell, field)
             return Prepared(
                 pixels=pixels,
                 field=field,
@@ -67,7 +67,7 @@ class Intake:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _seen(cell: Cell, field: Field) -> Pixels:
+def seen(cell: Cell, field: Field) -> Pixels:
     """What the model sees of a cell. Raises BadImage, InvalidRequest."""
     if not isinstance(cell, PixelCell):
         return load_field(cell.image, field, cell.pixel_size_um)

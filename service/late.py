@@ -8,6 +8,7 @@ from service.contract.errors import StoreOutdated
 from service.contract.ledger import Ledger
 from service.contract.records import PredictionRecord, ReviewRecord
 from service.contract.serving import KINDS, Serving, serving_of
+from service.contract.shadows import ShadowAnswer, Shadows
 from service.contract.store import Store, StoredPrediction
 
 T = TypeVar("T")
@@ -105,3 +106,20 @@ class LateLedger:
         ledger = self._late.opened()
         if ledger is not None:
             ledger.close()
+
+
+class LateShadows:
+    """Where the answers of a shadow go; raises StoreUnavailable while there is no store."""
+
+    def __init__(self, url: str) -> None:
+        self._late = Late(lambda: _upgraded(url, Shadows))
+
+    def insert(self, answers: Sequence[ShadowAnswer]) -> list[ShadowAnswer]:
+        """See Shadows."""
+        return self._late.get().insert(answers)
+
+    def close(self) -> None:
+        """Lets connections go."""
+        shadows = self._late.opened()
+        if shadows is not None:
+            shadows.close()

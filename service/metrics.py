@@ -37,7 +37,9 @@ class Metrics:
     queue_depth: Gauge
     journal_pending: Gauge
     model_workers: Gauge
-    canary_workers: Gauge
+    beside_workers: Gauge
+    shadow_answers: Counter
+    shadow_dropped: Counter
     refer_all_workers: Gauge
     model_info: Gauge
     swaps: Counter
@@ -115,9 +117,11 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
         queue_depth=gauge("queue_depth", "Cells that wait for a batch"),
         journal_pending=gauge("journal_pending_bytes", "Journal that the store does not have yet, in bytes"),
         model_workers=gauge("model_workers", "Workers that serve this model version", "model_version"),
-        canary_workers=gauge(
-            "canary_workers", "Workers that answer a share of patients by this version", "model_version"
+        beside_workers=gauge(
+            "beside_workers", "Workers with this version as canary or shadow beside production", "role", "model_version"
         ),
+        shadow_answers=counter("shadow_answers", "Cells that a shadow looked at, and whether it agrees", "agrees"),
+        shadow_dropped=counter("shadow_dropped", "Cells that a shadow could not look at, or not put into the store"),
         refer_all_workers=gauge("refer_all_workers", "Workers whose kill switch is on: they refer every answer"),
         model_info=gauge(
             "model_info",

@@ -6,24 +6,22 @@ wrong with it (it cannot be loaded, it fails, it ends with cells in work) its pa
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.batching import Batcher, Row
+from service.beside import Beside
 from service.contract.artifact import ModelStore
 from service.contract.errors import ArtifactError, BlastwatchError, NotReady
 from service.contract.image import Pixels
 from service.contract.predictor import Predictor
 from service.contract.serving import Serving, Share
 from service.identity import IdentityError, OutputsError
-from service.registry import Registry, load_predictor
+from service.registry import Registry
+from service.shadowing import Shadowing
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE_S = 60.0
 DRAIN_S = 10.0
 
 
@@ -90,17 +88,10 @@ class Canary:
         await self._batcher.stop(timeout_s=DRAIN_S)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    share: Share
-    pause_s: float
-    retry_at: float
-
-
 class Steering:
     """Follows the ledger every `poll_s` seconds; while it cannot be read what it said last holds.
 
-    `make_batcher` puts a started batcher in front of a model. `on_load_failed` is called for each try that fails.
+    `make_batcher` makes a batcher in front of a model. `on_load_failed` is called for each try that fails.
     """
 
     def __init__(
@@ -109,27 +100,25 @@ class Steering:
         models: ModelStore,
         production: Lane,
         make_batcher: Callable[[Predictor], Batcher[Predictor]],
+        shadowing: Shadowing,
         *,
         threads: int = 1,
         poll_s: float = 1.0,
         on_load_failed: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-        load: Callable[[Path, str | None, int], Predictor] = load_predictor,
     ) -> None:
         self.production = production
+        self.shadowing = shadowing
         self._ledger = ledger
-        self._models = models
         self._make_batcher = make_batcher
-        self._threads = threads
         self._poll_s = poll_s
-        self._on_load_failed = on_load_failed
-        self._clock = clock
-        self._load = load
         self._serving: Serving | None = None
         self._canary: Canary | None = None
-        self._failure: _Failure | None = None
         self._away = False
         self._task: asyncio.Task[None] | None = None
+        options: dict[str, Any] = {"pause_s": poll_s, "on_load_failed": on_load_failed}
+        self._canaries = Beside("canary", models, self._begin_canary, self._end_canary, threads=threads, **options)
+        # One thread: a shadow computes in a thread that yields to the others, and so must whatever it starts.
+        self._shadows = Beside("shadow", models, self._begin_shadow, self._end_shadow, threads=1, **options)
 
     def refers_all(self) -> bool:
         """Whether the kill switch is on. Raises NotReady while the ledger has not said so yet."""
@@ -154,11 +143,12 @@ class Steering:
         self._task = asyncio.create_task(self._for_ever(), name="steering")
 
     async def stop(self) -> None:
-        """Ends the canary's lane when its cells are answered."""
+        """Ends the canary when its cells are answered, and the shadow."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._set_canary(None)
+        await self._end_canary()
+        await asyncio.to_thread(self.shadowing.stop)
 
     async def poll(self) -> None:
         """One round: ask the ledger and do as it says."""
@@ -171,52 +161,30 @@ class Steering:
             self._away = True
             return
         self._away = False
-        if self._serving is None or serving.refer_all != self._serving.refer_all:
-            if serving.refer_all:
-                log.warning("the kill switch is on: every answer is referred")
-            elif self._serving is not None:
-                log.warning("the kill switch is off")
+        was_on = self._serving is not None and self._serving.refer_all
+        if serving.refer_all != was_on:
+            log.warning("the kill switch is %s", "on: every answer is referred" if serving.refer_all else "off")
         self._serving = serving
-        if serving.canary != (self._canary.share if self._canary is not None else None):
-            await self._follow(serving.canary)
+        await self._canaries.follow(serving.canary)
+        await self._shadows.follow(serving.shadow)
 
     async def _for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
             await self.poll()
 
-    async def _follow(self, share: Share | None) -> None:
-        if share is None:
-            self._failure = None
-            await self._set_canary(None)
-            return
-        failure = self._failure if self._failure is not None and self._failure.share == share else None
-        if failure is not None and self._clock() < failure.retry_at:
-            return
-        # The one before is not this canary: its patients are production's until this one is loaded.
-        await self._set_canary(None)
-        try:
-            path = await asyncio.to_thread(self._models.path, share.version)
-            predictor = await asyncio.to_thread(self._load, path, share.version, self._threads)
-        except Exception as error:
-            pause = min(LONGEST_PAUSE_S, 2 * (failure.pause_s if failure else self._poll_s))
-            self._failure = _Failure(share, pause, self._clock() + pause)
-            self._on_load_failed()
-            surprise = None if isinstance(error, BlastwatchError) else error
-            log.error(
-                "canary %s cannot be loaded, production answers; tried again in %.0f s: %s",
-                *(share.version, pause, error),
-                exc_info=surprise,
-            )
-            return
-        self._failure = None
+    async def _begin_canary(self, share: Share, predictor: Predictor) -> None:
         batcher = self._make_batcher(predictor)
         await batcher.start()
-        await self._set_canary(Canary(share, predictor, batcher))
-        log.info("canary %s answers %.3g %% of the patients from now on", share.version, 100 * share.share)
+        self._canary = Canary(share, predictor, batcher)
 
-    async def _set_canary(self, canary: Canary | None) -> None:
-        before, self._canary = self._canary, canary
+    async def _end_canary(self) -> None:
+        before, self._canary = self._canary, None
         if before is not None:
-            log.info("canary %s answers no more", before.current().version)
             await before.close()
+
+    async def _begin_shadow(self, share: Share, predictor: Predictor) -> None:
+        self.shadowing.begin(share, predictor)
+
+    async def _end_shadow(self) -> None:
+        self.shadowing.end()

@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection
 
 from service.contract.ledger import append_in
 from service.contract.pixels import PixelStore
-from service.contract.schema import open_database, predictions, reviews
+from service.contract.schema import open_database, predictions, reviews, shadow_answers
 
 CHUNK = 5000  # rows of one transaction: writers wait no longer than that takes
 
-TABLES = {table.name: table for table in (predictions, reviews)}
+TABLES = {table.name: table for table in (predictions, reviews, shadow_answers)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Erasure:
         self._database.close()
 
     def expire(self, table: str, days: int, *, now: datetime | None = None) -> int:
-        """Delete the rows of "predictions" or "reviews" that are older, CHUNK at a time, and say how many."""
+        """Delete the rows of one of TABLES that are older, CHUNK at a time, and say how many."""
         rows = TABLES[table]
         limit = ((now or datetime.now(UTC)) - timedelta(days=days)).isoformat(timespec="microseconds")
         total = 0
@@ -78,6 +78,7 @@ class Erasure:
             shared = {name for name in names if _is_elses(connection, name, patient)}
             # Before the rows that name them: after a crash in between, a second purge finds what is left.
             removed = sum(pixels.remove(name) for name in sorted(names - shared))
+            connection.execute(delete(shadow_answers).where(shadow_answers.c.record_id.in_(theirs)))
             gone = connection.execute(delete(reviews).where(reviews.c.record_id.in_(theirs))).rowcount
             count = connection.execute(delete(predictions).where(predictions.c.patient == patient)).rowcount
             found = Erased(count, gone, removed, len(names & shared), labelled)

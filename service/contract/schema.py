@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     insert,
     inspect,
     select,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from service.contract.database import Database, create_missing
 from service.contract.errors import ConfigError, StoreOutdated
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 UNNUMBERED = "unnumbered"
 
 metadata = MetaData()
@@ -68,6 +69,20 @@ reviews = Table(
     Column("body", Text, nullable=False),
     Index("reviews_by_record", "record_id"),
     Index("reviews_by_time", "time"),
+    sqlite_autoincrement=True,
+)
+
+shadow_answers = Table(
+    "shadow_answers",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("record_id", String(32), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("body", Text, nullable=False),
+    UniqueConstraint("record_id", "version"),
+    Index("shadow_answers_by_version", "version", "seq"),
+    Index("shadow_answers_by_time", "time"),
     sqlite_autoincrement=True,
 )
 

@@ -254,7 +254,7 @@ class TestCanary:
         version = another(here)
         main(["canary", version, "--share", "0.5", *WHY])
         gauge = worker.engine.metrics.registry.get_sample_value
-        eventually(lambda: gauge("blastwatch_canary_workers", {"model_version": version}) == 1)
+        eventually(lambda: gauge("blastwatch_beside_workers", {"role": "canary", "model_version": version}) == 1)
         here.ledger.promote(version, here.ledger.production())
-        eventually(lambda: gauge("blastwatch_canary_workers", {"model_version": version}) == 0)
+        eventually(lambda: gauge("blastwatch_beside_workers", {"role": "canary", "model_version": version}) == 0)
         assert {client.classify(png(n), patient_id=f"p{n}").model_version for n in range(12)} == {version}

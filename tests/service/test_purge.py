@@ -116,5 +116,5 @@ def test_nothing_expires_unless_it_is_set(
     assert folder.store.count() == 2
     monkeypatch.setenv("BLASTWATCH_PREDICTION_RETENTION_DAYS", "365")
     assert expire([]) == 0
-    assert capsys.readouterr().out == "predictions: 1 rows deleted\n"
+    assert capsys.readouterr().out == "shadow_answers: 0 rows deleted\npredictions: 1 rows deleted\n"
     assert [stored.record.time for stored in folder.store.predictions()] == ["9999"]
