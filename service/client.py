@@ -8,7 +8,7 @@ asyncio is `service.client_aio`.
 import ssl
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from os import PathLike
 from time import sleep
@@ -21,6 +21,7 @@ import httpx
 from service import converters
 from service.client_access import Bearer, Pem, channel_credentials, tls_context
 from service.client_errors import from_response, from_status, unreachable
+from service.client_stream import Feed, Place, StreamResult
 from service.contract import errors
 from service.domain import TEXTS, Answer, Cell, ModelInfo, Review, ReviewAnswer
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
@@ -101,6 +102,59 @@ class Client:
         """Classifies one cell; `fields` are those of `service.domain.Cell`."""
         message = converters.cell_to_message(named_cell(image, fields))
         return converters.answer_from_message(self._call(self._stub.Classify, message))
+
+    def classify_stream(self, cells: Iterable[Cell]) -> Iterator[StreamResult]:
+        """Classifies cells as they come; results come as answers are ready, not in order.
+
+        A cell that cannot be answered is a result with an error and ends nothing; one that a busy service gave up is
+        tried once more by itself. When the connection breaks another is opened, and what was not answered is sent again
+        under the same request ids. The stream has no deadline: `timeout_s` bounds how long it goes without any answer
+        once a connection broke. `cells` is read by another thread, no faster than the service reads; what it raises is
+        raised here after the answers to the cells before it. Raises what ends a stream: NotReady, Unauthenticated,
+        Forbidden, and TooLarge for a message that the service would not even look at.
+        """
+        feed = Feed(cells)
+        attempts = None
+        try:
+            while not feed.finished():
+                try:
+                    for place, result in self._stream(feed):
+                        attempts = None  # it goes on
+                        yield self._once_more(place) if result.may_pass else result
+                        yield from feed.refused()
+                except Refused as refused:
+                    attempts = attempts or self._policy.begin()
+                    wait_s = attempts.wait_s(refused)
+                    if wait_s is None:
+                        raise refused.error from None
+                    sleep(wait_s)
+            yield from feed.refused()
+        finally:
+            feed.stop()
+        if feed.failure is not None:
+            raise feed.failure
+
+    def _stream(self, feed: Feed) -> Iterator[tuple[Place, StreamResult]]:
+        """What one connection is told. Raises Refused when it breaks."""
+        sent, messages = feed.connect()
+        call = self._stub.ClassifyStream(messages, metadata=tuple(self._bearer.header().items()))
+        try:
+            for reply in call:
+                yield sent.result(reply)
+        except grpc.RpcError as error:
+            raise from_status(error, self._target) from None
+        finally:
+            call.cancel()
+        if not feed.finished():
+            raise Refused(errors.NotReady(f"{self._target} ended the stream before its answers"))
+
+    def _once_more(self, place: Place) -> StreamResult:
+        message = converters.cell_to_message(place.cell)
+        result = StreamResult(place.position, place.cell.request_id)
+        try:
+            return replace(result, answer=converters.answer_from_message(self._call(self._stub.Classify, message)))
+        except errors.BlastwatchError as error:
+            return replace(result, error=error)
 
     def review(self, record_id: str, label: str, role: str = "haematologist", sampled: bool = False) -> ReviewAnswer:
         """Puts a reader's label on record. sampled: the cell was drawn at random for review."""

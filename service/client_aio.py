@@ -1,7 +1,8 @@
 """The gRPC client for asyncio: what `service.client.Client` does, awaited."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,9 @@ from service import converters
 from service.client import ATTEMPTS, CHANNEL_OPTIONS, GRPC_TARGET, TIMEOUT_S, named_cell
 from service.client_access import Bearer, Pem, channel_credentials
 from service.client_errors import from_status
-from service.domain import Answer, ModelInfo, Review, ReviewAnswer
+from service.client_stream import Backlog, Place, Sent, StreamResult
+from service.contract.errors import BlastwatchError, NotReady
+from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from service.retries import Policy, Refused
@@ -51,6 +54,57 @@ class AsyncClient:
         """Classifies one cell; `fields` are those of `service.domain.Cell`."""
         message = converters.cell_to_message(named_cell(image, fields))
         return converters.answer_from_message(await self._call(self._stub.Classify, message))
+
+    async def classify_stream(self, cells: Iterable[Cell] | AsyncIterable[Cell]) -> AsyncGenerator[StreamResult, None]:
+        """Classifies cells as they come; see `service.client.Client.classify_stream`.
+
+        An iterable that waits for cells should be an asynchronous one: the other kind holds the event loop up.
+        """
+        feed = _Feed(cells)
+        attempts = None
+        try:
+            while not feed.finished():
+                try:
+                    async for place, result in self._stream(feed):
+                        attempts = None  # it goes on
+                        yield await self._once_more(place) if result.may_pass else result
+                        for refused_cell in feed.refused():
+                            yield refused_cell
+                except Refused as refused:
+                    attempts = attempts or self._policy.begin()
+                    wait_s = attempts.wait_s(refused)
+                    if wait_s is None:
+                        raise refused.error from None
+                    await asyncio.sleep(wait_s)
+            for refused_cell in feed.refused():
+                yield refused_cell
+        finally:
+            await feed.stop()
+        if feed.failure is not None:
+            raise feed.failure
+
+    async def _stream(self, feed: "_Feed") -> AsyncGenerator[tuple[Place, StreamResult], None]:
+        """What one connection is told. Raises Refused when it breaks."""
+        sent, messages = feed.connect()
+        call = self._stub.ClassifyStream(messages, metadata=tuple(self._bearer.header().items()))
+        try:
+            async for reply in call:
+                yield sent.result(reply)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error, self._target) from None
+        finally:
+            call.cancel()
+        if not feed.finished():
+            raise Refused(NotReady(f"{self._target} ended the stream before its answers"))
+
+    async def _once_more(self, place: Place) -> StreamResult:
+        message = converters.cell_to_message(place.cell)
+        result = StreamResult(place.position, place.cell.request_id)
+        try:
+            reply = await self._call(self._stub.Classify, message)
+        except BlastwatchError as error:
+            return replace(result, error=error)
+        return replace(result, answer=converters.answer_from_message(reply))
 
     async def review(
         self, record_id: str, label: str, role: str = "haematologist", sampled: bool = False
@@ -92,3 +146,66 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _Feed:
+    """A backlog filled by a task of its own, so that a connection that breaks cancels nothing of the caller's."""
+
+    def __init__(self, cells: Iterable[Cell] | AsyncIterable[Cell]) -> None:
+        self.failure: BaseException | None = None
+        """What the iterable raised."""
+        self._backlog = Backlog()
+        self._places: asyncio.Queue[Place | None] = asyncio.Queue(1)
+        self._ended = False
+        self._reading = asyncio.create_task(self._read(cells))
+
+    def connect(self) -> tuple[Sent, AsyncIterator[pb.Cell]]:
+        """A new connection, and what it sends."""
+        sent = self._backlog.connect()
+        return sent, self._messages(sent)
+
+    async def stop(self) -> None:
+        """Nothing takes another cell."""
+        self._ended = True
+        self._backlog.connect()
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    def refused(self) -> Iterator[StreamResult]:
+        """Results of cells that were never sent."""
+        while self._backlog.refused:
+            yield self._backlog.refused.popleft()
+
+    def finished(self) -> bool:
+        """Whether every cell has its answer."""
+        return self._ended and self._backlog.finished()
+
+    async def _read(self, cells: Iterable[Cell] | AsyncIterable[Cell]) -> None:
+        try:
+            if isinstance(cells, AsyncIterable):
+                async for cell in cells:
+                    await self._take(cell)
+            else:
+                for cell in cells:
+                    await self._take(cell)
+        except Exception as error:  # raised again where the results are read
+            self.failure = error
+        await self._places.put(None)
+
+    async def _take(self, cell: Cell) -> None:
+        if (place := self._backlog.place(cell)) is not None:
+            await self._places.put(place)
+
+    async def _messages(self, sent: Sent) -> AsyncIterator[pb.Cell]:
+        while sent is self._backlog.sent:
+            message = self._backlog.message(sent)
+            if message is None:
+                if self._ended:
+                    return
+                place = await self._places.get()
+                if place is None:
+                    self._ended = True
+                    continue  # what a connection that broke meanwhile has left is sent first
+                message = self._backlog.message(sent, place)
+            if message is not None:
+                yield message

@@ -6,6 +6,7 @@ import grpc
 import httpx
 
 from service.contract import errors
+from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.retries import Refused
 
 ERROR_KEY = "blastwatch-error"
@@ -63,6 +64,11 @@ def from_response(response: httpx.Response, base: str) -> Refused:
         text = f"{base} answered {response.status_code}: is this the service?"
         return Refused(_made(kind, text, asked_s), asked_s=asked_s)
     return Refused(_made(ERRORS.get(name, errors.BlastwatchError), text, asked_s), asked_s=asked_s, told=True)
+
+
+def from_failure(failure: pb.Failure) -> errors.BlastwatchError:
+    """Why a cell of a stream was not answered."""
+    return _made(ERRORS.get(failure.error, errors.BlastwatchError), failure.message, failure.retry_after_s)
 
 
 def unreachable(where: str, why: str) -> errors.NotReady:

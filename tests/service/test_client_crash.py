@@ -1,11 +1,13 @@
 """A worker is killed under load: callers with a retrying client notice nothing, and every answer is on record once."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from service.client import AnyClient, Client, HttpClient
 from service.contract.errors import BlastwatchError
+from service.domain import Cell
 from tests.service.process import Service, service
 from tests.service.running import Site, eventually
 from tests.support.images import png
@@ -32,10 +35,10 @@ class Load:
         self.felt: list[BlastwatchError] = []  # by those who ask once
         self._running = running
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(3 * CALLERS)
+        self._pool = ThreadPoolExecutor(4 * CALLERS)
         self._callers: list[Future[None]] = [
-            self._pool.submit(self._call, kind, number)
-            for kind in ("grpc", "http", "once")
+            self._pool.submit(self._stream if kind == "stream" else self._call, kind, number)
+            for kind in ("grpc", "http", "stream", "once")
             for number in range(CALLERS)
         ]
 
@@ -57,13 +60,30 @@ class Load:
                     (self.felt if kind == "once" else self.failures).append(error)
                     time.sleep(0.2)
 
+    def _stream(self, kind: str, caller: int) -> None:
+        def cells() -> Iterator[Cell]:
+            for number in itertools.count():
+                if self._stop.wait(0.05):
+                    return
+                yield Cell(image=png(number % 40), request_id=f"{kind}-{caller}-{number}")
+
+        try:
+            with Client(self._running.grpc, timeout_s=60, attempts=20) as client:
+                for result in client.classify_stream(cells()):
+                    if result.answer is None:
+                        self.failures.append(result.error or BlastwatchError("no answer"))
+                    else:
+                        self.answered[result.request_id] = result.answer.record_id
+        except BlastwatchError as error:
+            self.failures.append(error)
+
     def goes_on(self) -> None:
         """Until each kind was answered some more."""
         before = Counter(name.partition("-")[0] for name in list(self.answered))
 
         def more() -> bool:
             now = Counter(name.partition("-")[0] for name in list(self.answered))
-            return all(now[kind] >= before[kind] + 2 * CALLERS for kind in ("grpc", "http"))
+            return all(now[kind] >= before[kind] + 2 * CALLERS for kind in ("grpc", "http", "stream"))
 
         eventually(more, patience_s=60)
 
