@@ -5,35 +5,31 @@ restarting service is sent again under the same request id, so that it is answer
 asyncio is `service.client_aio`.
 """
 
-import ssl
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from os import PathLike
-from time import sleep
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
-import httpx
 
 from service import converters
-from service.client_access import Bearer, Pem, channel_credentials, tls_context
-from service.client_errors import from_response, from_status, unreachable
+from service.client_access import Bearer, Pem, channel_credentials
+from service.client_calls import ATTEMPTS, TIMEOUT_S, named_cell, patiently, wait_or_raise
+from service.client_errors import from_status
+from service.client_http import HttpClient
 from service.client_stream import Feed, Place, StreamResult
 from service.contract import errors
-from service.domain import TEXTS, Answer, Cell, ModelInfo, Review, ReviewAnswer
+from service.domain import Answer, Cell, ModelInfo, Review, ReviewAnswer
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from service.retries import Policy, Refused
 
+__all__ = ["AnyClient", "Client", "HttpClient"]
+
 T = TypeVar("T")
 
 GRPC_TARGET = "127.0.0.1:50051"
-HTTP_BASE = "http://127.0.0.1:3000"
-ATTEMPTS = 5
-TIMEOUT_S = 30.0
 CHANNEL_OPTIONS = (
     # A proxy that the environment names must not see patients.
     ("grpc.enable_http_proxy", 0),
@@ -43,7 +39,6 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-IMAGE_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"II*", "image/tiff"), (b"MM", "image/tiff"))
 
 
 class AnyClient(Protocol):
@@ -124,10 +119,7 @@ class Client:
                         yield from feed.refused()
                 except Refused as refused:
                     attempts = attempts or self._policy.begin()
-                    wait_s = attempts.wait_s(refused)
-                    if wait_s is None:
-                        raise refused.error from None
-                    sleep(wait_s)
+                    wait_or_raise(attempts, refused)
             yield from feed.refused()
         finally:
             feed.stop()
@@ -178,7 +170,7 @@ class Client:
             except grpc.RpcError as error:
                 raise from_status(error, self._target) from None
 
-        return _patiently(self._policy, repeatable, attempt)
+        return patiently(self._policy, repeatable, attempt)
 
     def __enter__(self) -> Self:
         return self
@@ -187,131 +179,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class HttpClient:
-    """The same over HTTP, with the same arguments; `base` decides about TLS.
-
-    Without `ca`, an https base is checked against the system's authorities, or by `verify`, a context made elsewhere.
-    """
-
-    def __init__(
-        self,
-        base: str = HTTP_BASE,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        attempts: int = ATTEMPTS,
-        token: str | PathLike[str] = "",
-        ca: Pem | None = None,
-        certificate: Pem | None = None,
-        key: Pem | None = None,
-        verify: ssl.SSLContext | bool = True,
-    ) -> None:
-        self._base = base
-        self._policy = Policy(attempts, timeout_s)
-        secure = base.startswith("https://")
-        if not secure and not base.startswith("http://"):
-            raise errors.ConfigError(f"{base} is no address of HTTP: give one such as {HTTP_BASE}")
-        if ca is not None or certificate is not None or key is not None:
-            if not secure:
-                raise errors.ConfigError(f"{base} is plain HTTP, which uses no certificates: give an https address")
-            verify = tls_context(ca, certificate, key)
-        self._bearer = Bearer(token, base, secure=secure)
-        self._http = httpx.Client(base_url=base, trust_env=False, verify=verify)
-
-    def classify(self, image: bytes, **fields: Any) -> Answer:
-        """Classifies one cell; `fields` are those of `service.domain.Cell`."""
-        cell = named_cell(image, fields)
-        values = {name: getattr(cell, name) for name in (*TEXTS, "pixel_size_um")} | {"test": str(cell.test).lower()}
-        headers = {
-            f"blastwatch-{name.replace('_', '-')}": str(value).encode() for name, value in values.items() if value
-        }
-        headers["content-type"] = _image_type(image).encode()
-        reply = self._call("POST", "/v1/classify", content=image, headers=headers)
-        return converters.answer_from_message(converters.from_reply(reply, pb.Prediction()))
-
-    def review(self, record_id: str, label: str, role: str = "haematologist", sampled: bool = False) -> ReviewAnswer:
-        """Puts a reader's label on record. sampled: the cell was drawn at random for review."""
-        message = converters.review_to_message(Review(record_id, label, role, sampled))
-        reply = self._call("POST", "/v1/reviews", repeatable=False, json=converters.to_json(message))
-        return converters.review_answer_from_message(converters.from_reply(reply, pb.ReviewReply()))
-
-    def model(self) -> ModelInfo:
-        """The model that answers now."""
-        return converters.model_from_message(converters.from_reply(self._call("GET", "/v1/model"), pb.Model()))
-
-    def close(self) -> None:
-        """Lets the connection go."""
-        self._http.close()
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        repeatable: bool = True,
-        headers: dict[str, bytes] | None = None,
-        **options: Any,
-    ) -> bytes:
-        fields = {name: value.encode() for name, value in self._bearer.header().items()} | (headers or {})
-        sent = [(name.encode(), value) for name, value in fields.items()]
-
-        def attempt(left_s: float) -> bytes:
-            limits = {"timeout": _Until(left_s)}
-            try:
-                response = self._http.request(method, path, headers=sent, extensions=limits, **options)
-            except httpx.TimeoutException:
-                raise Refused(errors.DeadlineExceeded(f"{self._base} did not answer in time")) from None
-            except httpx.TransportError as error:
-                raise Refused(unreachable(self._base, str(error))) from None
-            if response.is_success:
-                return response.content
-            raise from_response(response, self._base)
-
-        return _patiently(self._policy, repeatable, attempt)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class _Until(dict[str, float]):
-    """Timeouts of connecting, writing and reading that end together: by itself httpx gives each the whole time."""
-
-    def __init__(self, left_s: float) -> None:
-        super().__init__()
-        self._until = time.monotonic() + left_s
-
-    def get(self, _name: str, _default: object = None) -> float:
-        """What is left for the next of them, in seconds."""
-        return max(0.001, self._until - time.monotonic())
-
-
-def named_cell(image: bytes, fields: dict[str, Any]) -> Cell:
-    """A checked cell with a request id: without one, sending it again could make two records. Raises InvalidRequest."""
-    cell = Cell(image=image, **fields)
-    cell.check()
-    return cell if cell.request_id else replace(cell, request_id=uuid.uuid4().hex)
-
-
-def _patiently(policy: Policy, repeatable: bool, attempt: Callable[[float], T]) -> T:
-    attempts = policy.begin(repeatable=repeatable)
-    while True:
-        try:
-            return attempt(attempts.left_s())
-        except Refused as refused:
-            wait_s = attempts.wait_s(refused)
-            if wait_s is None:
-                raise refused.error from None
-        sleep(wait_s)
-
-
-def _image_type(image: bytes) -> str:
-    return next((kind for magic, kind in IMAGE_TYPES if image.startswith(magic)), "image/bmp")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any, Self
 import grpc
 
 from service import converters
-from service.client import ATTEMPTS, CHANNEL_OPTIONS, GRPC_TARGET, TIMEOUT_S, named_cell
+from service.client import CHANNEL_OPTIONS, GRPC_TARGET
 from service.client_access import Bearer, Pem, channel_credentials
+from service.client_calls import ATTEMPTS, TIMEOUT_S, named_cell
 from service.client_errors import from_status
 from service.client_stream import Backlog, Place, Sent, StreamResult
 from service.contract.errors import BlastwatchError, NotReady

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from service import converters
-from service.client import GRPC_TARGET, HTTP_BASE, TIMEOUT_S, AnyClient, Client, HttpClient
+from service.client import GRPC_TARGET, AnyClient, Client
+from service.client_calls import TIMEOUT_S
+from service.client_http import HTTP_BASE, HttpClient
 from service.contract.errors import (
     BlastwatchError,
     CommandParser,

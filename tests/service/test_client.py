@@ -121,7 +121,7 @@ class Flaky:
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Waits that are noted, not waited for."""
     waits: list[float] = []
-    monkeypatch.setattr("service.client.sleep", waits.append)
+    monkeypatch.setattr("service.client_calls.sleep", waits.append)
     return waits
 
 

@@ -128,7 +128,7 @@ def test_a_busy_service_is_asked_once_more_for_the_cell(
         return await real(cell, **options)
 
     monkeypatch.setattr(worker.engine.core(), "classify", flaky)
-    monkeypatch.setattr("service.client.sleep", lambda _: None)
+    monkeypatch.setattr("service.client_calls.sleep", lambda _: None)
     found = in_order(client.classify_stream(cells(6)))
     assert all(result.answer is not None for result in found)
     assert len(names) == 8
