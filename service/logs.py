@@ -17,6 +17,8 @@ THEIRS = ("bentoml", "circus", "uvicorn", "uvicorn.access", "uvicorn.error")
 
 log = logging.getLogger("service")
 
+_encode = json.JSONEncoder(default=str).encode
+
 
 class JsonFormatter(logging.Formatter):
     """time (RFC 3339, UTC), level, logger, process, message, what is known of the call, exception as one text."""
@@ -36,7 +38,7 @@ class JsonFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = record.stack_info
-        return json.dumps({name: value for name, value in fields.items() if value != ""}, default=str)
+        return _encode({name: value for name, value in fields.items() if value != ""})
 
 
 class TextFormatter(logging.Formatter):
@@ -85,7 +87,7 @@ def announce(settings: Settings, text: str, *, warning: bool = False) -> None:
 
 def _moment(record: logging.LogRecord) -> str:
     """RFC 3339, UTC."""
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _printable(text: str) -> str:

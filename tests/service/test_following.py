@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -110,7 +111,12 @@ def test_from_the_client_to_the_record(running: Service, collector: Collector, t
 def test_every_process_of_the_service_writes_objects(running: Service) -> None:
     # BentoML's own and two workers, of which one may still be starting.
     eventually(lambda: len({line["process"] for line in lines(running)}) == 3)
+    with socket.create_connection(("127.0.0.1", int(running.http.rpartition(":")[2]))) as caller:
+        caller.sendall(b"no HTTP\r\n\r\n")
+        caller.recv(1024)
+    eventually(lambda: lines(running, logger="uvicorn.error"))
     found = lines(running)
+    assert len(lines(running, logger="uvicorn.error")) == 1
     loggers = {line["logger"] for line in found}
     assert {"service", "service.registry", "bentoml.serve"} <= loggers
     assert all({"time", "level", "logger", "process", "message"} <= line.keys() for line in found)

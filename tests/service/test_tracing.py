@@ -261,7 +261,7 @@ def test_a_collector_that_refuses_is_one_line_and_its_return_another(caplog: pyt
         one_call(tracing, "200")
         asyncio.run(tracing.stop())
     assert len(collector.spans()) == 1
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith(("service", "opentelemetry"))]
     assert said == [
         "the trace collector does not take spans: they are dropped until it does",
         "the trace collector takes spans again",
