@@ -28,6 +28,7 @@ from service.retention import Retention
 from service.reviews import Reviews
 from service.settings import Settings
 from service.steering import Lane, LaneClosed, Steering
+from service.unshipped import Unshipped
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Core:
         self._key = key
         self._metrics = metrics
         self._lookup = Lookup(metrics)
+        self._unshipped = Unshipped(settings.journal_dir)
         self._recent = Recent()
         self._flights = Flights()
         self._intake = Intake()
@@ -151,15 +153,19 @@ class Core:
         """A named request: the record that it already has, else a new one that doubles share."""
         preparing = asyncio.ensure_future(self._prepare(request))
         try:
-            stored = await self._stored(request.key)
+            waiting, stored = await self._on_record(request.key)
             prepared = await preparing
         finally:
             preparing.cancel()
         while True:
             joining = self._flights.check(request.key, prepared.pixels_sha256)
             remembered = self._recent.by_request(request.key)
-            known = self._known(request, prepared, [*stored, *([remembered] if remembered else [])])
+            known = self._known(request, prepared, [*([remembered] if remembered else []), *stored, *waiting])
             if known is not None and not joining:
+                if known is not remembered and known not in stored:
+                    # Another worker's entry may not be durable yet, and its worker gone: it is on record here, too.
+                    await self._journal.append([Entry.prediction(known)])
+                    self._recent.add(known)
                 return known
             try:
                 return await self._flights.share(
@@ -170,12 +176,18 @@ class Core:
                 if not joining or time.monotonic() >= request.deadline:
                     raise
 
-    async def _stored(self, key: tuple[str, str]) -> list[PredictionRecord]:
-        """What the store has under this name; nothing while it is away: the shipper finds the disputes then."""
+    async def _on_record(self, key: tuple[str, str]) -> tuple[list[PredictionRecord], list[PredictionRecord]]:
+        """What this host's journals, and what the store has under this name; the latter nothing while it is away."""
+
+        def ask() -> tuple[list[PredictionRecord], list[PredictionRecord]]:
+            # The journals first: what is shipped in between is in the store by then.
+            waiting = self._unshipped.find(*key)
+            return waiting, [found.record for found in self._store.by_request(*key)]
+
         try:
-            return [found.record for found in await self._lookup.ask(lambda: self._store.by_request(*key))]
+            return await self._lookup.ask(ask)
         except StoreUnavailable:
-            return []
+            return await asyncio.to_thread(self._unshipped.find, *key), []
 
     def _known(self, request: _Request, prepared: Prepared, records: list[PredictionRecord]) -> PredictionRecord | None:
         """The record of the same request by the model of now. Raises Conflict when one has other pixels."""

@@ -12,6 +12,7 @@ text has no zero byte, and the length of every entry has one.
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.contract.records import PredictionRecord, ReviewRecord
@@ -84,6 +85,18 @@ def split(data: bytes) -> Split:
             end = position = position + _HEADER.size + len(payload)
             payloads.append(payload)
     return Split(tuple(payloads), damaged, len(data) - end)
+
+
+def placed(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every whole entry's payload and where it begins; what is damaged or not whole yet is passed over."""
+    position = 0
+    while 0 <= position < len(data):
+        payload = _payload_at(data, position)
+        if payload is None:
+            position = data.find(MARK, position + 1)
+        else:
+            yield position + _HEADER.size, payload
+            position += _HEADER.size + len(payload)
 
 
 def _payload_at(data: bytes, position: int) -> bytes | None:

@@ -27,7 +27,7 @@ REJECTED = "rejected"
 LONGEST_PAUSE_S = 5.0
 # The store is not what this release expects (no such table, no permission): no entry is to blame, so all of them wait.
 STORES_FAULT = (StoreUnavailable, ConfigError, ProgrammingError, OperationalError)
-_WORKER = re.compile(r"[0-9a-f]{32}")
+WORKER = re.compile(r"[0-9a-f]{32}")
 
 Record = PredictionRecord | ReviewRecord
 
@@ -220,7 +220,7 @@ class Shipper:
     def _folders(self) -> list[Path]:
         if not self._root.is_dir():
             return []
-        return sorted(path for path in self._root.iterdir() if _WORKER.fullmatch(path.name) and path.is_dir())
+        return sorted(path for path in self._root.iterdir() if WORKER.fullmatch(path.name) and path.is_dir())
 
     def _count_orphaned(self) -> None:
         total = 0

@@ -547,10 +547,11 @@ def test_reviews_while_the_store_is_away(live: Site) -> None:
 
 def test_a_disputed_record_does_not_count(live: Site) -> None:
     async def scenario() -> None:
-        async with started(live.settings(image_retention="all")) as one, started(live.settings()) as two:
+        elsewhere = live.settings(journal_dir=live.root / "another-host")
+        async with started(live.settings(image_retention="all")) as one, started(elsewhere) as two:
             await shipped(live, 0)
             live.take_store_away()
-            # Neither worker can know of the other: the shippers find out.
+            # Neither host can know of the other: the shippers find out.
             first = await classify(one, Cell(png(1), "r1"))
             await classify(two, Cell(png(2), "r1"))
             live.bring_store_back()
