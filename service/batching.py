@@ -1,6 +1,7 @@
 """The micro-batcher: single cells in, batches to the model, each answer back to the cell it belongs to.
 
-A full batch fires at once, a partial one `max_wait_s` after its first job came. The model runs in one thread off the
+A full batch fires at once, and so does a partial one that no other cell is on its way to; else it waits until
+`max_wait_s` after its first job came. The model runs in one thread off the
 event loop, and the next batch gathers while it does.
 """
 
@@ -70,7 +71,8 @@ class Batcher(Generic[ModelT]):
     """Gathers jobs into batches for `run`, which may use another model each time but one model a batch.
 
     `run` takes uint8 [n, H, W, 3] and gives the sealed outputs with the model it used (`Registry.compute`). It runs
-    in `executor`, by default a thread of the batcher's own. `clock` counts seconds and never goes back.
+    in `executor`, by default a thread of the batcher's own. `coming` is how many cells are on their way here, as far
+    as the caller knows: while there are none, nothing is waited for. `clock` counts seconds and never goes back.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Batcher(Generic[ModelT]):
         max_batch: int = 16,
         max_wait_s: float = 0.004,
         max_queue: int = 256,
+        coming: Callable[[], int] = lambda: 1,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[asyncio.Event, float | None], Awaitable[None]] = wait_for,
         executor: Executor | None = None,
@@ -90,6 +93,7 @@ class Batcher(Generic[ModelT]):
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
+        self._coming = coming
         self._clock = clock
         self._wait = wait
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute") if executor is None else executor
@@ -123,8 +127,8 @@ class Batcher(Generic[ModelT]):
         future: asyncio.Future[Row[ModelT]] = asyncio.get_running_loop().create_future()
         job = Job(pixels, int(row_check(pixels[np.newaxis])[0]), now, deadline, future)
         self._queue.append(job)
-        # The gatherer sleeps through the jobs between the first and the one that fills the batch.
-        if len(self._queue) in (1, self._max_batch):
+        # The gatherer sleeps through the jobs between the first and the one that fills the batch, or is the last.
+        if len(self._queue) in (1, self._max_batch) or not self._coming():
             self._changed.set()
         try:
             return await future
@@ -170,7 +174,7 @@ class Batcher(Generic[ModelT]):
         """Seconds until the queue is worth a batch; None: as long as it is empty."""
         if not self._queue:
             return None
-        if self._stopping or len(self._queue) >= self._max_batch:
+        if self._stopping or len(self._queue) >= self._max_batch or not self._coming():
             return 0.0
         return self._queue[0].arrived + self._max_wait_s - self._clock()
 

@@ -13,6 +13,7 @@ from service.contract.errors import BlastwatchError, ConfigError
 from service.engine import Engine
 from service.grpc_server import Servers
 from service.http_api import Seat, create_app
+from service.notice import give_notice
 from service.settings import PREFIX, Settings, load_settings
 
 SEED = Path(__file__).resolve().parent.parent / "seed"
@@ -89,6 +90,7 @@ class Blastwatch:
         self._servers = Servers(self._engine)
         await self._servers.start()
         _seat.fill(self._engine)
+        give_notice(settings.drain_notice_s, self._engine.drain)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

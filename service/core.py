@@ -5,14 +5,16 @@ patient id becomes a pseudonym before anything else happens and goes nowhere.
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from service.batching import Row
 from service.contract.artifact import MODEL_CARD
 from service.contract.decision import KILL_SWITCH, Decision, decide, referred_by_switch
-from service.contract.errors import Conflict, DeadlineExceeded, NotReady, Overloaded, StoreUnavailable, TooLarge
+from service.contract.errors import Conflict, DeadlineExceeded, NotReady, StoreUnavailable, TooLarge
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import Key
 from service.contract.records import PredictionRecord, record_id, utc_now
@@ -22,12 +24,14 @@ from service.intake import Intake, Prepared
 from service.journal import Entry, Journal
 from service.lookup import Lookup, Records
 from service.metrics import Metrics
+from service.rates import Rates
 from service.recent import Flights, Recent
 from service.registry import FieldChanged
 from service.retention import Retention
 from service.reviews import Reviews
 from service.settings import Settings
 from service.steering import Lane, LaneClosed, Steering
+from service.turns import Turn, Turns
 from service.unshipped import Unshipped
 
 
@@ -41,6 +45,7 @@ class _Request:
     client: str
     deadline: float
     lane: Lane
+    turn: Turn
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,6 +60,7 @@ class Core:
         self,
         settings: Settings,
         steering: Steering,
+        turns: Turns,
         journal: Journal,
         store: Records,
         retention: Retention,
@@ -63,6 +69,8 @@ class Core:
     ) -> None:
         self._settings = settings
         self._steering = steering
+        self._turns = turns
+        self._rates = Rates(settings.client_rate, settings.client_burst)
         self._journal = journal
         self._store = store
         self._retention = retention
@@ -74,7 +82,6 @@ class Core:
         self._flights = Flights()
         self._intake = Intake()
         self._reviews = Reviews(self._recent, self._lookup, store, journal, retention, metrics)
-        self._in_work = 0
 
     def ready(self) -> bool:
         """Whether there is a model to answer with."""
@@ -104,6 +111,16 @@ class Core:
         """Puts a reader's label on record; see `Reviews.take` for what it raises."""
         return await self._reviews.take(review, client=client)
 
+    @contextlib.contextmanager
+    def let_in(self, client: str, cells: int) -> Iterator[None]:
+        """The time that a message of so many cells is in work. Raises Overloaded, RateLimited."""
+        self._turns.let_in(client, cells)
+        try:
+            self._rates.spend(client, cells)
+            yield
+        finally:
+            self._turns.let_out(cells)
+
     async def classify(
         self, cell: Cell, *, transport: str, client: str, deadline: float | None = None, canary: bool = True
     ) -> Answer:
@@ -112,32 +129,37 @@ class Core:
         canary: False for a caller that asks for the version in production by its name.
 
         Raises InvalidRequest, BadImage, TooLarge, Conflict (the request_id is taken by another image), Overloaded,
-        NotReady, DeadlineExceeded, StoreUnavailable (what must be on record first could not be written).
+        RateLimited, NotReady, DeadlineExceeded, StoreUnavailable (what must be on record first could not be written).
         """
+        with self.let_in(client, 1):
+            return await self.classify_let_in(
+                cell, transport=transport, client=client, deadline=deadline, canary=canary
+            )
+
+    async def classify_let_in(
+        self, cell: Cell, *, transport: str, client: str, deadline: float | None = None, canary: bool = True
+    ) -> Answer:
+        """The same for a cell of a message that was let in (`let_in`) and is in work."""
         started = time.monotonic()
         cell.check()
         about(cell.request_id)
         if len(cell.image) > self._settings.max_message_bytes:
             raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
         patient = self._key.pseudonym(cell.patient_id)
-        steering = self._steering
-        request = _Request(
-            cell=replace(cell, patient_id=""),
-            patient=patient,
-            lane=steering.lane(patient, cell.specimen_id) if canary else steering.production,
-            transport=transport,
-            client=client,
-            deadline=started + self._settings.timeout_s if deadline is None else deadline,
-        )
-        if self._in_work >= self._settings.max_queue:
-            raise Overloaded()
-        self._in_work += 1
-        self._metrics.in_work.inc()
-        try:
+        until = started + self._settings.timeout_s if deadline is None else deadline
+        async with self._turns.turn(client, until) as turn:
+            steering = self._steering
+            request = _Request(
+                cell=replace(cell, patient_id=""),
+                patient=patient,
+                # Only now: the model may have been changed while the cell waited.
+                lane=steering.lane(patient, cell.specimen_id) if canary else steering.production,
+                transport=transport,
+                client=client,
+                deadline=until,
+                turn=turn,
+            )
             record = await (self._once(request) if cell.request_id else self._unnamed(request))
-        finally:
-            self._in_work -= 1
-            self._metrics.in_work.dec()
         about(record.request_id, record.record_id)
         self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
         # A retry may get a record from before the switch was thrown.
@@ -214,6 +236,7 @@ class Core:
 
     async def _compute(self, request: _Request, prepared: Prepared) -> PredictionRecord:
         """Through the model and onto the record. Raises FieldChanged."""
+        request.turn.at_model()
         row = await request.lane.submit(prepared.pixels, deadline=request.deadline)
         took("queue", row.queue_s, ago_s=row.compute_s)
         took("compute", row.compute_s)
@@ -231,7 +254,7 @@ class Core:
             await self._retention.save(prepared.pixels)
         seconds = {
             "decode": prepared.seconds,
-            "queue": row.queue_s,
+            "queue": request.turn.waited_s + row.queue_s,
             "compute": row.compute_s,
             "keep": time.monotonic() - saving,
         }

@@ -29,10 +29,15 @@ from service.settings import Settings
 from service.shadowing import Shadowing
 from service.shipper import Shipper
 from service.steering import Production, Steering
+from service.turns import Turns
 
 log = logging.getLogger(__name__)
 
 GAUGE_PERIOD_S = 0.5
+IN_HAND_BATCHES = 3
+"""One is decoded and one put on record while one is computed; more would only wait out of turn."""
+ALWAYS_BATCHES = 4
+"""What is in hand and a batch that waits: less would leave the model idle between two clients' turns."""
 
 
 class Engine:
@@ -44,6 +49,12 @@ class Engine:
         self.door = Door(settings, self.metrics)
         self._core: Core | None = None
         self._draining = False
+        self._turns = Turns(
+            max_queue=settings.max_queue,
+            at_once=min(settings.max_queue, IN_HAND_BATCHES * settings.max_batch),
+            always=min(settings.max_queue, ALWAYS_BATCHES * settings.max_batch),
+            max_queue_s=settings.max_queue_ms / 1000,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = contextlib.AsyncExitStack()
 
@@ -144,7 +155,7 @@ class Engine:
             on_load_failed=metrics.failed_loads.inc,
         )
         await steering.start()
-        self._core = Core(settings, steering, journal, store, retention, key, metrics)
+        self._core = Core(settings, steering, self._turns, journal, store, retention, key, metrics)
         closing.callback(self._core.close)
         closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
         closing.push_async_callback(steering.stop)
@@ -160,6 +171,7 @@ class Engine:
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
+            coming=lambda: self._turns.coming,
         )
 
     async def _trace(self) -> None:
@@ -191,7 +203,8 @@ class Engine:
         served: ModelInfo | None = None
         before = {"canary": "", "shadow": ""}
         while True:
-            self.metrics.queue_depth.set(batcher.depth)
+            self.metrics.in_work.set(self._turns.in_work)
+            self.metrics.queue_depth.set(self._turns.waiting + batcher.depth)
             self.metrics.journal_pending.set(journal.pending_bytes)
             with contextlib.suppress(NotReady):
                 self.metrics.refer_all_workers.set(steering.refers_all())

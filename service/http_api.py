@@ -46,6 +46,7 @@ STATUS: dict[type[errors.BlastwatchError], int] = {
     errors.Conflict: 409,
     errors.TooLarge: 413,
     errors.Overloaded: 503,
+    errors.RateLimited: 429,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
     errors.ArtifactError: 500,
@@ -161,7 +162,7 @@ def _explained(error: Exception) -> tuple[int, str, str, dict[str, str]]:
     if status is None or status == 500:
         return 500, "Internal", INTERNAL_TEXT, {}
     headers: dict[str, str] = {}
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", 1.0)))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -114,7 +114,7 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
         stage_seconds=histogram("stage_seconds", "Latency of classify by stage, in seconds", SECONDS, "stage"),
         batch_size=histogram("batch_size", "Cells computed together, one observation a cell", BATCHES),
         in_work=gauge("in_work", "Cells that were accepted and not yet answered"),
-        queue_depth=gauge("queue_depth", "Cells that wait for a batch"),
+        queue_depth=gauge("queue_depth", "Cells that wait for their turn or for a batch"),
         journal_pending=gauge("journal_pending_bytes", "Journal that the store does not have yet, in bytes"),
         model_workers=gauge("model_workers", "Workers that serve this model version", "model_version"),
         beside_workers=gauge(

@@ -100,7 +100,9 @@ async def infer(
     async def ask(chosen: Sequence[Cell]) -> list[Answer]:
         tasks = [
             asyncio.ensure_future(
-                core.classify(cell, transport=transport, client=client, deadline=deadline, canary=not request.version)
+                core.classify_let_in(
+                    cell, transport=transport, client=client, deadline=deadline, canary=not request.version
+                )
             )
             for cell in chosen
         ]
@@ -110,18 +112,19 @@ async def infer(
             for task in tasks:
                 task.cancel()
 
-    answers = await ask(cells)
-    for _ in range(SWAPS):
-        versions = {answer.model_version for answer in answers}
-        if len(versions) == 1:
-            version = answers[0].model_version
-            check_model(request.model, request.version, version)
-            return InferReply(NAME, version, request.id, _outputs(answers, _labels(core, answers[0]), names))
-        # The model was changed meanwhile, and a reply names one version: what the old one answered is asked again.
-        newest = core.model().version
-        stale = [index for index, answer in enumerate(answers) if answer.model_version != newest]
-        for index, answer in zip(stale, await ask([cells[index] for index in stale]), strict=True):
-            answers[index] = answer
+    with core.let_in(client, len(cells)):
+        answers = await ask(cells)
+        for _ in range(SWAPS):
+            versions = {answer.model_version for answer in answers}
+            if len(versions) == 1:
+                version = answers[0].model_version
+                check_model(request.model, request.version, version)
+                return InferReply(NAME, version, request.id, _outputs(answers, _labels(core, answers[0]), names))
+            # The model was changed meanwhile, and a reply names one version: what the old one answered is asked again.
+            newest = core.model().version
+            stale = [index for index, answer in enumerate(answers) if answer.model_version != newest]
+            for index, answer in zip(stale, await ask([cells[index] for index in stale]), strict=True):
+                answers[index] = answer
     raise NotReady("the model is being changed: send the request again")
 
 

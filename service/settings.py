@@ -130,6 +130,15 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=256, ge=1)
     """Cells in work at once in a worker; more are refused as overloaded."""
 
+    max_queue_ms: float = Field(default=300.0, gt=0, le=600_000)
+    """A cell whose turn is expected later than this is refused as overloaded; 4 × max_batch are always taken."""
+
+    client_rate: float = Field(default=0.0, ge=0, le=1e6)
+    """Cells a second that one client may send to a worker; 0: as many as it likes."""
+
+    client_burst: int = Field(default=64, ge=1)
+    """Cells that a client may send at once, above its rate, after a pause."""
+
     stream_window: int = Field(default=16, ge=1, le=1024)
     """Cells of one stream in work at once; the next one is read when a reply is gone."""
 
@@ -141,6 +150,9 @@ class Settings(BaseSettings):
 
     poll_s: float = Field(default=1.0, gt=0, le=60)
     """How often a worker asks the ledger which model is in production, in seconds."""
+
+    drain_notice_s: float = Field(default=1.0, ge=0, le=3600)
+    """How long a service that was told to stop says so and answers still, so that callers go elsewhere, in seconds."""
 
     drain_s: float = Field(default=20.0, ge=0, le=3600)
     """How long requests under way may take to finish when the service stops, in seconds."""

@@ -9,6 +9,7 @@
     ├── Conflict                it contradicts what is already on record
     ├── TooLarge                more bytes than the service takes
     ├── Overloaded              too much work waiting; has retry_after_s
+    │   └── RateLimited         this client sends more than it may
     ├── NotReady                no model loaded yet, or a dependency is away
     │   └── StoreUnavailable    the database or the disk cannot be reached
     ├── DeadlineExceeded        the caller's time ran out first
@@ -67,6 +68,10 @@ class Overloaded(BlastwatchError):
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """The client sends more than it may; `retry_after_s` says when it may again."""
 
 
 class NotReady(BlastwatchError):

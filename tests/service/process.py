@@ -39,6 +39,7 @@ class Service:
             "BLASTWATCH_GRPC_PORT": str(found.grpc_port),
             "BLASTWATCH_HEALTH_PORT": str(found.health_port),
             "BLASTWATCH_POLL_S": "0.1",
+            "BLASTWATCH_DRAIN_NOTICE_S": "0",
             **settings,
         }
         self._log = (site.root / "service.log").open("ab")

@@ -120,6 +120,16 @@ async def started(settings: Settings) -> AsyncIterator[Engine]:
         await engine.stop()
 
 
+@contextlib.contextmanager
+def held(engine: Engine) -> Iterator[None]:
+    """As if a cell were on its way and never came: each batch waits for it as long as `max_wait_ms` allows."""
+    engine._turns.coming += 1
+    try:
+        yield
+    finally:
+        engine._turns.coming -= 1
+
+
 class Worker:
     """A whole worker in a thread of its own: engine, gRPC servers, HTTP."""
 

@@ -24,7 +24,7 @@ from service.contract.errors import (
     Overloaded,
     TooLarge,
 )
-from tests.service.running import Site, Worker, free_ports, working
+from tests.service.running import Site, Worker, free_ports, held, working
 from tests.support.images import jpeg, png
 
 
@@ -216,7 +216,12 @@ def test_a_fault_of_the_service_is_no_known_error(
 
 def test_a_deadline_of_the_client(live: Site) -> None:
     settings = live.settings(max_wait_ms=1000)
-    with working(settings) as worker, Client(worker.grpc, timeout_s=0.2) as client, pytest.raises(DeadlineExceeded):
+    with (
+        working(settings) as worker,
+        held(worker.engine),
+        Client(worker.grpc, timeout_s=0.2) as client,
+        pytest.raises(DeadlineExceeded),
+    ):
         client.classify(png(1))
 
 

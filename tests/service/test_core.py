@@ -27,7 +27,7 @@ from service.contract.pixels import PixelStore
 from service.domain import Answer, Cell, Review
 from service.engine import Engine
 from service.steering import Production
-from tests.service.running import PATIENCE_S, Site, eventually, started
+from tests.service.running import PATIENCE_S, Site, eventually, held, started
 from tests.support.images import jpeg, png
 
 
@@ -168,15 +168,16 @@ def test_of_two_images_at_the_same_time_under_one_request_one_is_answered(live: 
 def test_a_double_is_answered_when_the_one_it_joined_gives_up(live: Site) -> None:
     async def scenario() -> None:
         async with started(live.settings(max_wait_ms=500)) as engine:
-            first = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
-            second = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
-            await joined(engine, "r1", 2)
-            first.cancel()
-            answer = await second
-            assert answer.request_id == "r1"
-            assert computed(engine) == 1
-            with pytest.raises(asyncio.CancelledError):
-                await first
+            with held(engine):
+                first = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
+                second = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
+                await joined(engine, "r1", 2)
+                first.cancel()
+                answer = await second
+                assert answer.request_id == "r1"
+                assert computed(engine) == 1
+                with pytest.raises(asyncio.CancelledError):
+                    await first
 
     asyncio.run(scenario())
 
@@ -184,13 +185,14 @@ def test_a_double_is_answered_when_the_one_it_joined_gives_up(live: Site) -> Non
 def test_a_request_that_everybody_gave_up_leaves_nothing(live: Site) -> None:
     async def scenario() -> None:
         async with started(live.settings(max_wait_ms=200)) as engine:
-            call = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
-            await waiting(engine, 1)
-            call.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert computed(engine) == 0
-            assert (await classify(engine, Cell(png(2), "r1"))).request_id == "r1"
+            with held(engine):
+                call = asyncio.create_task(classify(engine, Cell(png(1), "r1")))
+                await waiting(engine, 1)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                assert computed(engine) == 0
+                assert (await classify(engine, Cell(png(2), "r1"))).request_id == "r1"
 
     asyncio.run(scenario())
     assert live.store.count() == 1
@@ -218,13 +220,14 @@ async def waiting(engine: Engine, count: int) -> None:
 def test_a_double_with_more_time_than_the_one_it_joined_is_still_answered(live: Site) -> None:
     async def scenario() -> None:
         async with started(live.settings(max_wait_ms=1000)) as engine:
-            short = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 0.8))
-            await waiting(engine, 1)
-            long = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 20))
-            await joined(engine, "r1", 2)
-            with pytest.raises(DeadlineExceeded):
-                await short
-            assert (await long).request_id == "r1"
+            with held(engine):
+                short = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 0.8))
+                await waiting(engine, 1)
+                long = asyncio.create_task(classify(engine, Cell(png(1), "r1"), deadline=time.monotonic() + 20))
+                await joined(engine, "r1", 2)
+                with pytest.raises(DeadlineExceeded):
+                    await short
+                assert (await long).request_id == "r1"
 
     asyncio.run(scenario())
 

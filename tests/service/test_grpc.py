@@ -18,7 +18,7 @@ from service.grpc_server import LIVENESS
 from service.grpc_status import ERROR_KEY, INTERNAL_TEXT, PUSHBACK_KEY
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
-from tests.service.running import Site, Worker, eventually, working
+from tests.service.running import Site, Worker, eventually, held, working
 from tests.support.images import png
 
 CLASSIFY = "/blastwatch.v1.BlastClassifier/Classify"
@@ -256,9 +256,10 @@ def test_calls_under_way_finish_while_the_worker_stops(live: Site) -> None:
     with grpc.insecure_channel(worker.grpc) as channel, ThreadPoolExecutor(20) as pool:
         stub = BlastClassifierStub(channel)
         stub.GetModel(pb.GetModelRequest(), timeout=20)
-        calls = [pool.submit(stub.Classify, pb.Cell(image=png(n)), timeout=20) for n in range(20)]
-        eventually(lambda: worker.servers._servicer.active == 20)
-        worker.stop()
+        with held(worker.engine):
+            calls = [pool.submit(stub.Classify, pb.Cell(image=png(n)), timeout=20) for n in range(20)]
+            eventually(lambda: worker.servers._servicer.active == 20)
+            worker.stop()
         answers = [call.result() for call in calls]
     assert len({answer.record_id for answer in answers}) == 20
     assert live.store.count() == 20
