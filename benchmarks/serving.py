@@ -70,12 +70,15 @@ class Material:
 
     images: list[bytes]
     labels: list[str]
+    pixel_size_um: float
+    """The scale at which the whole picture is the model's field; ours is told, or it would refer every cell."""
 
     def inference(self) -> list[bytes]:
         """As requests of the Open Inference Protocol."""
         return [
             oip.ModelInferRequest(
                 model_name=MODEL,
+                parameters={"pixel_size_um": {"double_param": self.pixel_size_um}},  # type: ignore[dict-item]
                 inputs=[{"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [image]}}],  # type: ignore[list-item]
             ).SerializeToString()
             for image in self.images
@@ -128,7 +131,9 @@ def material(artifact: Path, seed: int = 0) -> Material:
         images.append(buffer.getvalue())
     os.environ[ARTIFACT] = str(artifact)
     network = Network()
-    return Material(images, [network.label(image) for image in images])
+    return Material(
+        images, [network.label(image) for image in images], network.field.width * network.field.pixel_size_um / SIDE
+    )
 
 
 def in_process(sent: Material, batch: int, seconds: float) -> Point:
@@ -167,9 +172,11 @@ def peers(sent: Material) -> dict[str, Peer]:
     def grpc_load(method: str, requests: list[bytes], check: Check) -> Callable[[int, str], GrpcLoad]:
         return lambda port, token: GrpcLoad(port, method, requests, sent.labels, check, token)
 
-    def http_load(path: str, bodies: list[bytes], check: Check, kind: str) -> Callable[[int, str], HttpLoad]:
+    def http_load(
+        path: str, bodies: list[bytes], check: Check, kind: str, more: str = ""
+    ) -> Callable[[int, str], HttpLoad]:
         def made(port: int, token: str) -> HttpLoad:
-            headers = f"Content-Type: {kind}\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
+            headers = f"Content-Type: {kind}\r\n{more}" + (f"Authorization: Bearer {token}\r\n" if token else "")
             return HttpLoad(port, path, bodies, sent.labels, check, headers)
 
         return made
@@ -182,10 +189,12 @@ def peers(sent: Material) -> dict[str, Peer]:
         "ours": Peer("ours", lambda made, *_: [str(made.python), "-m", "service"], "/readyz", {
             OURS_GRPC: grpc_load(
                 "blastwatch.v1.BlastClassifier/Classify",
-                [pb.Cell(image=image).SerializeToString() for image in sent.images], _typed,
+                [pb.Cell(image=i, pixel_size_um=sent.pixel_size_um).SerializeToString() for i in sent.images], _typed,
             ),
             OURS_OIP: grpc_load(infer, sent.inference(), _inferred),
-            OURS_HTTP: http_load("/v1/classify", sent.images, _json, jpeg),
+            OURS_HTTP: http_load(
+                "/v1/classify", sent.images, _json, jpeg, f"Blastwatch-Pixel-Size-Um: {sent.pixel_size_um}\r\n"
+            ),
         }),
         "bare": Peer("grpc", module("bare"), "", {BARE: grpc_load(bare, sent.images, _text)}),
         "mlserver": Peer("mlserver", _mlserver, "", {MLSERVER: grpc_load(infer, sent.inference(), _inferred)}),
@@ -462,7 +471,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = list(peers(Material([], [])))
+    names = list(peers(Material([], [], 0.0)))
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"these alone: {', '.join(names)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load a point (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="over all servers (default: %(default)s)")

@@ -34,6 +34,8 @@ class Attempts:
 
     def pause(self, address: str) -> float:
         """Seconds that this address must still wait; 0 for one that may try."""
+        if not self._tallies:
+            return 0.0
         tally = self._tallies.get(network_of(address))
         return 0.0 if tally is None else max(0.0, tally.closed_until - self._clock())
 

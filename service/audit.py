@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -86,7 +86,7 @@ class Audit:
         rows = list(self._waiting)
         if not rows:
             return
-        data = "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
+        data = "".join(json.dumps(vars(row)) + "\n" for row in rows).encode()
         file = self._current()
         try:
             written = 0

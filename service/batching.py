@@ -20,6 +20,7 @@ import numpy as np
 from service.contract.errors import DeadlineExceeded, NotReady, Overloaded
 from service.contract.image import Pixels, row_check
 from service.identity import Computed, IdentityError, ModelT, OutputsError, Vector, check_rows, seal
+from service.priority import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
             await event.wait()
 
 
+def compute_thread() -> Executor:
+    """A thread to compute in. The event loop, which has little to do and everybody waits for, goes before it."""
+    return ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=give_way)
+
+
 class Batcher(Generic[ModelT]):
     """Gathers jobs into batches for `run`, which may use another model each time but one model a batch.
 
@@ -96,7 +102,7 @@ class Batcher(Generic[ModelT]):
         self._coming = coming
         self._clock = clock
         self._wait = wait
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute") if executor is None else executor
+        self._executor = compute_thread() if executor is None else executor
         self._owns_executor = executor is None
         self._queue: deque[Job[ModelT]] = deque()
         self._changed = asyncio.Event()
@@ -108,8 +114,8 @@ class Batcher(Generic[ModelT]):
         """Jobs that wait for a batch."""
         return len(self._queue)
 
-    async def submit(self, pixels: Pixels, *, deadline: float | None = None) -> Row[ModelT]:
-        """The outputs for one cell, uint8 [H, W, 3]; `deadline` is a moment of `clock`.
+    async def submit(self, pixels: Pixels, *, deadline: float | None = None, check: int | None = None) -> Row[ModelT]:
+        """The outputs for one cell, uint8 [H, W, 3]; `deadline` is a moment of `clock`, `check` the pixels' row check.
 
         Raises NotReady before start and after stop, Overloaded at once when the queue is full, DeadlineExceeded when
         the deadline passes before the cell is computed, IdentityError when the answer cannot be matched to these
@@ -125,7 +131,9 @@ class Batcher(Generic[ModelT]):
         if len(self._queue) >= self._max_queue:
             raise Overloaded
         future: asyncio.Future[Row[ModelT]] = asyncio.get_running_loop().create_future()
-        job = Job(pixels, int(row_check(pixels[np.newaxis])[0]), now, deadline, future)
+        if check is None:
+            check = int(row_check(pixels[np.newaxis])[0])
+        job = Job(pixels, check, now, deadline, future)
         self._queue.append(job)
         # The gatherer sleeps through the jobs between the first and the one that fills the batch, or is the last.
         if len(self._queue) in (1, self._max_batch) or not self._coming():

@@ -61,6 +61,7 @@ class Core:
         settings: Settings,
         steering: Steering,
         turns: Turns,
+        intake: Intake,
         journal: Journal,
         store: Records,
         retention: Retention,
@@ -80,7 +81,7 @@ class Core:
         self._unshipped = Unshipped(settings.journal_dir)
         self._recent = Recent()
         self._flights = Flights()
-        self._intake = Intake()
+        self._intake = intake
         self._reviews = Reviews(self._recent, self._lookup, store, journal, retention, metrics)
 
     def ready(self) -> bool:
@@ -95,7 +96,6 @@ class Core:
     def close(self) -> None:
         """Lets the threads go."""
         self._lookup.close()
-        self._intake.close()
 
     def model(self) -> ModelInfo:
         """The model that answers now. Raises NotReady."""
@@ -161,7 +161,7 @@ class Core:
             )
             record = await (self._once(request) if cell.request_id else self._unnamed(request))
         about(record.request_id, record.record_id)
-        self._metrics.stage_seconds.labels("total").observe(time.monotonic() - started)
+        self._metrics.stage_seconds.of("total").observe(time.monotonic() - started)
         # A retry may get a record from before the switch was thrown.
         return referred(answer_of(record)) if self._steering.refers_all() else answer_of(record)
 
@@ -220,7 +220,7 @@ class Core:
 
     async def _prepare(self, request: _Request) -> Prepared:
         prepared = await self._intake.prepare(request.cell, request.lane.current().manifest.field, request.deadline)
-        self._metrics.stage_seconds.labels("decode").observe(prepared.seconds)
+        self._metrics.stage_seconds.of("decode").observe(prepared.seconds)
         took("decode", prepared.seconds)
         return prepared
 
@@ -237,7 +237,7 @@ class Core:
     async def _compute(self, request: _Request, prepared: Prepared) -> PredictionRecord:
         """Through the model and onto the record. Raises FieldChanged."""
         request.turn.at_model()
-        row = await request.lane.submit(prepared.pixels, deadline=request.deadline)
+        row = await request.lane.submit(prepared.pixels, deadline=request.deadline, check=prepared.row_check)
         took("queue", row.queue_s, ago_s=row.compute_s)
         took("compute", row.compute_s)
         predictor = row.model
@@ -271,7 +271,7 @@ class Core:
 
     def _count(self, record: PredictionRecord, seconds: dict[str, float]) -> None:
         for stage in ("queue", "compute", "keep", "journal"):
-            self._metrics.stage_seconds.labels(stage).observe(seconds[stage])
+            self._metrics.stage_seconds.of(stage).observe(seconds[stage])
         self._metrics.batch_size.observe(record.batch_size)
         if not record.test:
             self._metrics.answered(
@@ -339,7 +339,7 @@ def _record(
     seconds: dict[str, float],
 ) -> PredictionRecord:
     cell = request.cell
-    probabilities = (float(p) for p in row.probabilities)
+    probabilities: list[float] = row.probabilities.tolist()
     return PredictionRecord(
         record_id=identity,
         time=utc_now(),
@@ -365,7 +365,7 @@ def _record(
         refer=decision.refer,
         refer_reasons=decision.reasons,
         ood_score=float(row.ood_score),
-        embedding=tuple(float(value) for value in row.embedding),
+        embedding=tuple(row.embedding.tolist()),
         statistics=prepared.statistics,
         latency_ms={stage: round(value * 1000, 3) for stage, value in seconds.items()},
         pixels_kept=kept,

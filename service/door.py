@@ -192,6 +192,16 @@ class Door:
         if self.tracing is not None:
             visit.trace = self.tracing.begin(visit.transport, visit.route, visit.started, headers)
 
+    @property
+    def asks(self) -> bool:
+        """Whether callers must say who they are."""
+        return self._entries is not None
+
+    def turned_away(self, visit: Visit, code: str, error: BlastwatchError) -> None:
+        """Puts a call on record that was refused without a look: counted and audited, not logged or traced."""
+        self._metrics.rejected.labels(visit.transport, type(error).__name__).inc()
+        self._audit(visit, code)
+
     def leave(self, visit: Visit, code: str) -> None:
         """Puts the call on record with its outcome: an HTTP status, or the name of a gRPC one."""
         for reason, count in visit.errors.items():
@@ -201,8 +211,11 @@ class Door:
         if not visit.silent:
             if access.isEnabledFor(logging.INFO):
                 access.info("%s %s", visit.method, code, extra={"call": _summary(visit, code)})
-            row = (utc_now(), visit.client, visit.address, visit.transport, visit.method, code, visit.request_id)
-            self.audit.add(AuditRow(*row))
+            self._audit(visit, code)
+
+    def _audit(self, visit: Visit, code: str) -> None:
+        row = (utc_now(), visit.client, visit.address, visit.transport, visit.method, code, visit.request_id)
+        self.audit.add(AuditRow(*row))
 
     def _failed(self, visit: Visit, reason: str) -> None:
         self._metrics.auth_failures.labels(visit.transport, reason).inc()

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from prometheus_client import CollectorRegistry
 
 from service.auth import check_bind, is_loopback
-from service.batching import Batcher
+from service.batching import Batcher, compute_thread
 from service.contract.artifact import FolderModelStore
 from service.contract.errors import NotReady, StoreUnavailable
 from service.contract.image import Pixels
@@ -20,6 +22,7 @@ from service.domain import ModelInfo
 from service.door import Door
 from service.expiry import expiring
 from service.identity import Computed, compute
+from service.intake import Intake
 from service.journal import Journal
 from service.late import LateLedger, LateShadows, LateStore
 from service.metrics import build_metrics, forget_dead_workers
@@ -34,10 +37,10 @@ from service.turns import Turns
 log = logging.getLogger(__name__)
 
 GAUGE_PERIOD_S = 0.5
-IN_HAND_BATCHES = 3
-"""One is decoded and one put on record while one is computed; more would only wait out of turn."""
+IN_HAND_BATCHES = 2
+"""One is decoded and put on record while one is computed; more would only wait out of turn."""
 ALWAYS_BATCHES = 4
-"""What is in hand and a batch that waits: less would leave the model idle between two clients' turns."""
+"""A service with so little to do takes everything, however slow it was lately."""
 
 
 class Engine:
@@ -138,7 +141,11 @@ class Engine:
         expiry = expiring(settings)
         expiry.start()
         closing.push_async_callback(expiry.stop)
-        batcher = self._batcher(registry.compute)
+        # Where a worker has one processor, two threads on it only take each other's turns.
+        thread = compute_thread()
+        closing.callback(thread.shutdown, wait=False, cancel_futures=True)
+        intake = Intake(None if processors(settings.workers) >= 2 else thread)
+        batcher = self._batcher(registry.compute, thread)
         await batcher.start()
         steering = Steering(
             ledger,
@@ -155,8 +162,9 @@ class Engine:
             on_load_failed=metrics.failed_loads.inc,
         )
         await steering.start()
-        self._core = Core(settings, steering, self._turns, journal, store, retention, key, metrics)
+        self._core = Core(settings, steering, self._turns, intake, journal, store, retention, key, metrics)
         closing.callback(self._core.close)
+        closing.callback(intake.close)
         closing.push_async_callback(batcher.stop, timeout_s=settings.drain_s)
         closing.push_async_callback(steering.stop)
         self._tasks = [
@@ -164,7 +172,9 @@ class Engine:
             asyncio.create_task(retention.purge_for_ever(), name="purge"),
         ]
 
-    def _batcher(self, run: Callable[[Pixels], Computed[Predictor]]) -> Batcher[Predictor]:
+    def _batcher(
+        self, run: Callable[[Pixels], Computed[Predictor]], thread: Executor | None = None
+    ) -> Batcher[Predictor]:
         settings = self.settings
         return Batcher(
             run,
@@ -172,6 +182,7 @@ class Engine:
             max_wait_s=settings.max_wait_ms / 1000,
             max_queue=settings.max_queue,
             coming=lambda: self._turns.coming,
+            executor=thread,
         )
 
     async def _trace(self) -> None:
@@ -223,3 +234,9 @@ class Engine:
                         self.metrics.beside_workers.labels(role, version).set(1)
             before = beside
             await asyncio.sleep(GAUGE_PERIOD_S)
+
+
+def processors(workers: int) -> float:
+    """How many processors one of so many workers has to itself."""
+    # The affinity, not the number in the machine: a container or taskset may have left fewer.
+    return len(os.sched_getaffinity(0)) / workers

@@ -1,7 +1,6 @@
 """gRPC: decode, one call into the core, encode. With health and reflection, and a health-only server."""
 
 import asyncio
-import contextlib
 import ipaddress
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -47,6 +46,11 @@ class Servicer:
         """Streams take no further cell, answer those that they have, and end."""
         self._stream.stopping.set()
 
+    def ended(self, name: str, status: grpc.StatusCode) -> None:
+        """Counts a call that is over."""
+        self.active -= 1
+        self._engine.metrics.requests.of("grpc", name, status.name).inc()
+
     async def classify(self, message: pb.Cell, context: "grpc.aio.ServicerContext") -> pb.Prediction:
         """One cell in, its answer out."""
         answer = await self._engine.core().classify(
@@ -88,10 +92,10 @@ class Servicer:
     def _guarded(
         self, method: MethodDescriptor, handler: Handler
     ) -> Callable[[bytes, "grpc.aio.ServicerContext"], Awaitable[Message]]:
-        request_type = GetMessageClass(method.input_type)
+        request_type, name = GetMessageClass(method.input_type), method.name
 
         async def call(data: bytes, context: "grpc.aio.ServicerContext") -> Message:
-            async with self._counted(method.name, context):
+            async with _Counted(self, name, context):
                 return await handler(parsed(request_type, data), context)
             raise AssertionError("unreachable: abort raises")
 
@@ -101,32 +105,38 @@ class Servicer:
         self, name: str, handler: StreamHandler
     ) -> Callable[[AsyncIterator[bytes], "grpc.aio.ServicerContext"], AsyncIterator[Message]]:
         async def call(requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext") -> AsyncIterator[Message]:
-            async with self._counted(name, context), aclosing(handler(requests, context)) as replies:
+            async with _Counted(self, name, context), aclosing(handler(requests, context)) as replies:
                 async for reply in replies:
                     yield reply
 
         return call
 
-    @contextlib.asynccontextmanager
-    async def _counted(self, name: str, context: "grpc.aio.ServicerContext") -> AsyncIterator[None]:
-        """A call under way: its errors become a status, and the status is counted."""
+
+class _Counted:
+    """A call under way: its errors become a status, and the status is counted. A class, as it is around every call."""
+
+    def __init__(self, servicer: Servicer, name: str, context: "grpc.aio.ServicerContext") -> None:
+        self._servicer = servicer
+        self._name = name
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        self._servicer.active += 1
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         status = grpc.StatusCode.OK
-        self.active += 1
         try:
-            try:
-                yield
-                return
-            except (asyncio.CancelledError, GeneratorExit):
+            if isinstance(error, Exception):
+                status, text = explain(error, self._name)
+                if isinstance(error, errors.Overloaded):
+                    self._context.overloaded = error
+                self._context.set_trailing_metadata(trailer(error))
+                # The caller's error is not the cause of the one that aborts the call.
+                await self._context.abort(status, text)
+            elif error is not None:
                 status = grpc.StatusCode.CANCELLED
-                raise
-            except Exception as error:
-                status, text = explain(error, name)
-                context.set_trailing_metadata(trailer(error))
-            # Outside the handler, so that the caller's error is not the cause of the one that aborts the call.
-            await context.abort(status, text)
         finally:
-            self.active -= 1
-            self._engine.metrics.requests.labels("grpc", name, status.name).inc()
+            self._servicer.ended(self._name, status)
 
 
 class Servers:

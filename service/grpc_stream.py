@@ -109,7 +109,7 @@ class ClassifyStream:
             status, text = explain(error, CELL)
             reply.failure.CopyFrom(_failure(error, status, text))
         finally:
-            self._engine.metrics.requests.labels("grpc", CELL, status.name).inc()
+            self._engine.metrics.requests.of("grpc", CELL, status.name).inc()
             self._engine.door.leave(visit, status.name)
         reply.request_id = visit.request_id
         replies.put_nowait(reply)

@@ -208,7 +208,7 @@ def _count(seat: Seat, visit: Visit, status: int) -> None:
     except errors.NotReady:
         log.debug("%s before the start or after the stop", visit.method)
         return
-    engine.metrics.requests.labels("http", visit.method, str(status)).inc()
+    engine.metrics.requests.of("http", visit.method, str(status)).inc()
     engine.door.leave(visit, str(status))
 
 

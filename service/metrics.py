@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -16,10 +16,27 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from service.domain import ModelInfo
 from service.settings import Settings
 
+M = TypeVar("M", Counter, Histogram)
+
 OTHER = "other"
 STAGES = ("decode", "queue", "compute", "keep", "journal", "total")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Children(Generic[M]):
+    """A metric's children, each looked up once: `labels` costs more than counting does."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def of(self, *values: str) -> M:
+        """The child of these label values, in the order of the metric's label names."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 @dataclass(frozen=True)
@@ -27,11 +44,11 @@ class Metrics:
     """The service's metrics and the allow-lists of their labels."""
 
     registry: CollectorRegistry
-    requests: Counter
-    answers: Counter
-    refer_reasons: Counter
+    requests: Children[Counter]
+    answers: Children[Counter]
+    refer_reasons: Children[Counter]
     reviews: Counter
-    stage_seconds: Histogram
+    stage_seconds: Children[Histogram]
     batch_size: Histogram
     in_work: Gauge
     queue_depth: Gauge
@@ -61,14 +78,14 @@ class Metrics:
         self, *, label: str, refer: bool, site: str, stain: str, scanner: str, client: str, version: str
     ) -> None:
         """Counts one answer; values that callers choose pass the allow-lists."""
-        self.answers.labels(
-            label=label,
-            refer=str(refer).lower(),
-            site=known(site, self.known_sites),
-            stain=known(stain, self.known_stains),
-            scanner=known(scanner, self.known_scanners),
-            client=known(client, self.known_clients),
-            model_version=version,
+        self.answers.of(
+            label,
+            str(refer).lower(),
+            known(site, self.known_sites),
+            known(stain, self.known_stains),
+            known(scanner, self.known_scanners),
+            known(client, self.known_clients),
+            version,
         ).inc()
 
     def serving(self, model: ModelInfo, value: int) -> None:
@@ -79,7 +96,7 @@ class Metrics:
     def referred(self, reasons: Collection[str], *, version: str) -> None:
         """Counts each reason of one referred answer: an answer with two reasons counts under both."""
         for reason in reasons:
-            self.refer_reasons.labels(reason=reason, model_version=version).inc()
+            self.refer_reasons.of(reason, version).inc()
 
 
 def known(value: str, allowed: Collection[str]) -> str:
@@ -101,17 +118,27 @@ def build_metrics(registry: CollectorRegistry, settings: Settings) -> Metrics:
 
     return Metrics(
         registry=registry,
-        requests=counter("requests", "Calls by transport, method and the status sent", "transport", "method", "code"),
-        answers=counter(
-            "answers",
-            "Cells answered, without test traffic",
-            *("label", "refer", "site", "stain", "scanner", "client", "model_version"),
+        requests=Children(
+            counter("requests", "Calls by transport, method and the status sent", "transport", "method", "code")
         ),
-        refer_reasons=counter(
-            "refer_reasons", "Reasons that answers were referred for, without test traffic", "reason", "model_version"
+        answers=Children(
+            counter(
+                "answers",
+                "Cells answered, without test traffic",
+                *("label", "refer", "site", "stain", "scanner", "client", "model_version"),
+            )
+        ),
+        refer_reasons=Children(
+            counter(
+                "refer_reasons",
+                "Reasons that answers were referred for, without test traffic",
+                *("reason", "model_version"),
+            )
         ),
         reviews=counter("reviews", "Reviews taken, without test traffic", "label", "agrees", "sampled"),
-        stage_seconds=histogram("stage_seconds", "Latency of classify by stage, in seconds", SECONDS, "stage"),
+        stage_seconds=Children(
+            histogram("stage_seconds", "Latency of classify by stage, in seconds", SECONDS, "stage")
+        ),
         batch_size=histogram("batch_size", "Cells computed together, one observation a cell", BATCHES),
         in_work=gauge("in_work", "Cells that were accepted and not yet answered"),
         queue_depth=gauge("queue_depth", "Cells that wait for their turn or for a batch"),

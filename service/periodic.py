@@ -5,6 +5,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from service.priority import give_way
+
 logger = logging.getLogger(__name__)
 
 AFTER_SURPRISE_S = 5.0
@@ -34,6 +36,7 @@ class Periodic:
             await asyncio.to_thread(self._thread.join)
 
     def _loop(self) -> None:
+        give_way()
         while not self._stopped.is_set():
             try:
                 wait_s = self._work()

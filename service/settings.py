@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=256, ge=1)
     """Cells in work at once in a worker; more are refused as overloaded."""
 
-    max_queue_ms: float = Field(default=300.0, gt=0, le=600_000)
+    max_queue_ms: float = Field(default=500.0, gt=0, le=600_000)
     """A cell whose turn is expected later than this is refused as overloaded; 4 × max_batch are always taken."""
 
     client_rate: float = Field(default=0.0, ge=0, le=1e6)

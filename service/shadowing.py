@@ -7,7 +7,6 @@ that it never delays or fails an answer. Its answers are promised to nobody, so 
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 import time
@@ -26,6 +25,7 @@ from service.contract.shadows import ShadowAnswer
 from service.domain import Cell
 from service.identity import IdentityError
 from service.intake import Prepared, seen
+from service.priority import give_way
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,7 @@ class Shadowing:
             self._waiting.put(work)
 
     def _loop(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # a system without priorities of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        give_way(NICENESS)
         due = time.monotonic() + WRITE_EVERY_S
         while True:
             with contextlib.suppress(queue.Empty):

@@ -44,7 +44,7 @@ class Lane(Protocol):
         """The model that answers now. Raises NotReady."""
         ...
 
-    async def submit(self, pixels: Pixels, *, deadline: float) -> Row[Predictor]:
+    async def submit(self, pixels: Pixels, *, deadline: float, check: int) -> Row[Predictor]:
         """See Batcher.submit. Raises LaneClosed too."""
         ...
 
@@ -56,9 +56,9 @@ class Production:
         self.current = registry.current
         self._batcher = batcher
 
-    async def submit(self, pixels: Pixels, *, deadline: float) -> Row[Predictor]:
+    async def submit(self, pixels: Pixels, *, deadline: float, check: int) -> Row[Predictor]:
         """See Batcher.submit."""
-        return await self._batcher.submit(pixels, deadline=deadline)
+        return await self._batcher.submit(pixels, deadline=deadline, check=check)
 
 
 class Canary:
@@ -73,10 +73,10 @@ class Canary:
         """The model that answers now."""
         return self._predictor
 
-    async def submit(self, pixels: Pixels, *, deadline: float) -> Row[Predictor]:
+    async def submit(self, pixels: Pixels, *, deadline: float, check: int) -> Row[Predictor]:
         """See Batcher.submit. Raises LaneClosed for a lane that ended, and for what its model does wrong."""
         try:
-            return await self._batcher.submit(pixels, deadline=deadline)
+            return await self._batcher.submit(pixels, deadline=deadline, check=check)
         except NotReady as error:
             raise LaneClosed(str(error)) from None
         except (ArtifactError, IdentityError, OutputsError) as error:

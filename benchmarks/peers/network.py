@@ -25,7 +25,7 @@ class Network:
         manifest = json.loads((serve / "manifest.json").read_text())
         self.labels: list[str] = manifest["labels"]
         crop = manifest.get("crop", 1.0)
-        self._field = Field(manifest["height"], manifest["width"], manifest["field_um"], crop)
+        self.field = Field(manifest["height"], manifest["width"], manifest["field_um"], crop)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -35,7 +35,7 @@ class Network:
 
     def decode(self, image: bytes) -> Pixels:
         """Bytes → uint8 [H, W, 3]."""
-        return load_field(image, self._field, 0.0)
+        return load_field(image, self.field, 0.0)
 
     def label(self, image: bytes) -> str:
         """Of one cell."""

@@ -2,15 +2,22 @@
 
 import asyncio
 import contextlib
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 
+import grpc
+import httpx
 import pytest
 
 from service.contract.errors import DeadlineExceeded, Overloaded
 from service.domain import Answer, Cell
+from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
+from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
+from service.tokens import Role, add
 from service.turns import SAMPLE, Pace, Turns
-from tests.service.running import Site, held, started
+from tests.service.running import Site, eventually, held, started, working
 from tests.support.images import png
 
 NEVER = float("inf")
@@ -261,3 +268,37 @@ def test_a_lone_cell_waits_for_no_company(live: Site) -> None:
                 assert time.monotonic() - before >= 0.9
 
     asyncio.run(scenario())
+
+
+def test_a_client_that_floods_is_turned_away_cheaply_and_nobody_else(live: Site) -> None:
+    settings = live.settings(max_queue=4, max_batch=4, max_wait_ms=1000, tokens_file=live.root / "tokens")
+    flood, calm = (add(live.root / "tokens", name, [Role.INFER]) for name in ("flood", "calm"))
+    with working(settings) as worker, contextlib.ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(worker.grpc))
+        stub = BlastClassifierStub(channel)
+
+        def ask(token: str, number: int) -> "grpc.Future":
+            cell = pb.Cell(image=png(number), request_id=str(number))
+            return stub.Classify.future(cell, timeout=20, metadata=(("authorization", f"Bearer {token}"),))
+
+        with held(worker.engine):
+            worker.engine._turns.let_in("somebody", 3)
+            calls = [ask(flood, number) for number in range(40)]
+            eventually(lambda: sum(call.done() for call in calls) >= 39)
+            worker.engine._turns.let_out(3)
+            refused = [call for call in calls if call.done() and call.code() is not grpc.StatusCode.OK]
+            assert len(refused) >= 39
+            assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert all(("blastwatch-error", "Overloaded") in call.trailing_metadata() for call in refused)
+            pushback = [dict(call.trailing_metadata())["grpc-retry-pushback-ms"] for call in refused]
+            assert all(int(text) > 0 for text in pushback)
+        for call in calls:
+            call.exception()  # until all are over
+        assert ask(calm, 100).result().label
+        text = httpx.get(worker.http + "/metrics", headers={"Authorization": f"Bearer {calm}"}, trust_env=False).text
+    assert f'blastwatch_rejected_total{{reason="Overloaded",transport="grpc"}} {len(refused)}.0' in text
+    rows = [json.loads(line) for file in (live.root / "var/audit").iterdir() for line in file.read_text().splitlines()]
+    outcomes = Counter((row["client"], row["code"]) for row in rows if row["method"] == "Classify")
+    assert outcomes["flood", "RESOURCE_EXHAUSTED"] == len(refused)
+    assert outcomes["flood", "OK"] == 40 - len(refused)
+    assert outcomes["calm", "OK"] == 1

@@ -26,7 +26,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
         if isinstance(value, type) and issubclass(value, BlastwatchError) and value is not BlastwatchError
     }
     assert actual == _drawn()
-    assert len(actual) == 15
+    assert len(actual) == 16
 
 
 def test_overloaded_says_when_to_ask_again() -> None:
