@@ -28,14 +28,14 @@ class Children(Generic[M]):
     """A metric's children, each looked up once: `labels` costs more than counting does."""
 
     def __init__(self, metric: M) -> None:
-        self._metric: M = metric
+        self.metric: M = metric
         self._children: dict[tuple[str, ...], M] = {}
 
     def of(self, *values: str) -> M:
         """The child of these label values, in the order of the metric's label names."""
         child = self._children.get(values)
         if child is None:
-            child = self._children[values] = self._metric.labels(*values)
+            child = self._children[values] = self.metric.labels(*values)
         return child
 
 

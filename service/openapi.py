@@ -32,6 +32,7 @@ ERRORS: Mapping[int, str] = {
     404: "No such record or model",
     409: "The request id was used for another image",
     413: "Larger than the service takes",
+    429: "More cells than this client may send: try again after Retry-After seconds",
     503: "Not ready, or at its bound: try again after Retry-After seconds",
     504: "Not done in time",
 }
@@ -75,7 +76,7 @@ def description() -> Schema:
 
 
 def _own_paths() -> Schema:
-    answers = (*CALL, 409, 413, 504)
+    answers = (*CALL, 409, 413, 429, 504)
     return {
         "/v1/classify": {
             "post": _operation(
@@ -139,7 +140,7 @@ def _open_inference_paths() -> Schema:
                 f"ModelInfer{suffix}",
                 "Classifies cells; all of them, or none",
                 _reference("InferReply"),
-                (*CALL, 404, 409, 413, 504),
+                (*CALL, 404, 409, 413, 429, 504),
                 parameters=where,
                 body={JSON: _reference("InferRequest")},
             )

@@ -21,7 +21,7 @@ def row(rate: int) -> serving.Row:
 @pytest.fixture
 def run() -> serving.Run:
     arguments = argparse.Namespace(seconds=1.0, rounds=1)
-    return serving.Run(arguments, serving.Material([], []))
+    return serving.Run(arguments, serving.Material([], [], 0.0))
 
 
 def test_a_quantile_is_a_value_that_was_measured() -> None:

@@ -44,7 +44,7 @@ def computed(engine: Engine) -> int:
 def answers_counted(engine: Engine) -> float:
     return sum(
         sample.value
-        for metric in engine.metrics.answers.collect()
+        for metric in engine.metrics.answers.metric.collect()
         for sample in metric.samples
         if sample.name.endswith("_total")
     )

@@ -147,7 +147,8 @@ def test_nothing_goes_on_for_a_client_that_left(worker: Worker) -> None:
         await replies.aclose()
         return {task.get_name() for task in asyncio.all_tasks() - before if not task.done()}
 
-    assert worker.run(leaves()) == set()
+    # The journal writes for everybody, and what it has begun it finishes.
+    assert worker.run(leaves()) <= {"journal"}
 
 
 def test_a_cancelled_stream_is_counted(stub: BlastClassifierStub, worker: Worker) -> None:

@@ -33,7 +33,7 @@ def begun(attempts: int = 5, timeout_s: float = 1e6, *, repeatable: bool = True)
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_only_what_may_pass_is_tried_again(kind: type[BlastwatchError]) -> None:
     attempts, _ = begun()
-    passing = {"Overloaded", "NotReady", "StoreUnavailable", "DeadlineExceeded"}
+    passing = {"Overloaded", "RateLimited", "NotReady", "StoreUnavailable", "DeadlineExceeded"}
     assert (attempts.wait_s(Refused(kind("x"))) is not None) == (kind.__name__ in passing)
 
 
