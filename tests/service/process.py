@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,12 @@ class Service:
             return httpx.get(self.http + path, timeout=5, trust_env=False).status_code
         except httpx.TransportError:
             return 0
+
+    def metrics(self) -> dict[str, float]:
+        """Its own samples, by name with labels, from whichever worker answers."""
+        text = httpx.get(self.http + "/metrics", timeout=20, trust_env=False).text
+        samples = re.findall(r"^(blastwatch_[^ ]+) ([0-9.e+-]+)$", text, flags=re.MULTILINE)
+        return {name: float(value) for name, value in samples}
 
     def wait(self, path: str = "/readyz", status: int = 200) -> None:
         """Until GET `path` has that status."""
