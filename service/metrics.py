@@ -4,6 +4,7 @@ Workers share their metrics through files (PROMETHEUS_MULTIPROC_DIR): counters a
 over the living. Labels that come from callers pass an allow-list, everything else is `other`.
 """
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -179,6 +180,8 @@ def expose(registry: CollectorRegistry) -> bytes:
     """The metrics of all workers as Prometheus text; of `registry` alone outside a multi-process server."""
     if shared_folder() is None:
         return generate_latest(registry)
+    # A killed worker is replaced after some seconds, in a container never; its gauges must not wait for that.
+    forget_dead_workers()
     everyone = CollectorRegistry()
     MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
     return generate_latest(everyone)
@@ -192,7 +195,8 @@ def forget_dead_workers() -> list[int]:
     pids = {int(path.stem.rsplit("_", 1)[1]) for path in folder.glob("*_*.db") if path.stem.rsplit("_", 1)[1].isdigit()}
     dead = sorted(pid for pid in pids if not _alive(pid))
     for pid in dead:
-        mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+        with contextlib.suppress(FileNotFoundError):  # another worker was faster
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
     return dead
 
 

@@ -67,6 +67,16 @@ class Service:
         samples = re.findall(r"^(blastwatch_[^ ]+) ([0-9.e+-]+)$", text, flags=re.MULTILINE)
         return {name: float(value) for name, value in samples}
 
+    def workers(self) -> set[int]:
+        """The processes that hold a journal: the file is locked as long as its worker lives."""
+        found = set()
+        journal = self.site.root / "var/journal"
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if any(journal in handle.readlink().parents for handle in (process / "fd").iterdir()):
+                    found.add(int(process.name))
+        return found
+
     def wait(self, path: str = "/readyz", status: int = 200) -> None:
         """Until GET `path` has that status."""
 

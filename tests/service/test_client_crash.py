@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -94,28 +93,17 @@ class Load:
         self._pool.shutdown()
 
 
-def workers(running: Service) -> set[int]:
-    """The processes that hold a journal: the file is locked as long as its worker lives."""
-    found = set()
-    journal = running.site.root / "var/journal"
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(journal in handle.readlink().parents for handle in (process / "fd").iterdir()):
-                found.add(int(process.name))
-    return found
-
-
 def test_a_killed_worker_fails_no_call_of_a_retrying_client(live: Site) -> None:
     # Waiting for company keeps a call in a worker's hands most of the time, so that the kill meets some.
     with service(live, workers="2", max_wait_ms="100", max_batch="64") as running:
         running.wait()
-        eventually(lambda: len(workers(running)) == 2)
-        before = workers(running)
+        eventually(lambda: len(running.workers()) == 2)
+        before = running.workers()
         load = Load(running)
         try:
             load.goes_on()
             os.kill(min(before), signal.SIGKILL)
-            eventually(lambda: len(found := workers(running)) == 2 and found != before, patience_s=60)
+            eventually(lambda: len(found := running.workers()) == 2 and found != before, patience_s=60)
             load.goes_on()  # with the worker that took its place
         finally:
             load.stop()

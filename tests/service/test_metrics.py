@@ -130,8 +130,9 @@ print(os.getpid())
 READER = """
 from prometheus_client import CollectorRegistry
 from service.metrics import expose, forget_dead_workers
+text = expose(CollectorRegistry()).decode()
 print(forget_dead_workers())
-print(expose(CollectorRegistry()).decode())
+print(text)
 """
 
 
