@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 from service.batching import Row
@@ -147,7 +147,7 @@ class Core:
             raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
         patient = self._key.pseudonym(cell.patient_id)
         until = started + self._settings.timeout_s if deadline is None else deadline
-        async with self._turns.turn(client, until) as turn:
+        async with _until(until), self._turns.turn(client, until) as turn:
             steering = self._steering
             request = _Request(
                 cell=replace(cell, patient_id=""),
@@ -284,6 +284,18 @@ class Core:
                 version=record.model_version,
             )
             self._metrics.referred(record.refer_reasons, version=record.model_version)
+
+
+@contextlib.asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """What is awaited inside is given up at the deadline, wherever it waits. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()) as timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceeded("the deadline passed before the answer was on record: allow more time") from None
 
 
 def _described(predictor: Predictor) -> ModelInfo:

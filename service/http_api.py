@@ -23,6 +23,7 @@ from service.domain import Cell
 from service.door import Visit, client_now, failed
 from service.engine import Engine
 from service.fields import FIELDS, value_of
+from service.http_cancel import Connected
 from service.identity import IdentityError, OutputsError
 from service.metrics import expose
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
@@ -111,7 +112,8 @@ async def classify(request: Request, engine: Engine) -> Response:
         kinds = ", ".join((*openapi.IMAGE_TYPES, multipart.MEDIA_TYPE))
         raise errors.InvalidRequest(f"set Content-Type to what the body is: {kinds}")
     deadline = time.monotonic() + settings.timeout_s
-    answer = await engine.core().classify(cell, transport="http", client=client_now(), deadline=deadline)
+    async with Connected(request):
+        answer = await engine.core().classify(cell, transport="http", client=client_now(), deadline=deadline)
     return _message(converters.answer_to_message(answer))
 
 

@@ -12,6 +12,7 @@ from service import open_inference_model as model
 from service.contract.errors import InvalidRequest, NotReady
 from service.door import client_now
 from service.engine import Engine
+from service.http_cancel import Connected
 from service.open_inference_json import asked_from_body, object_from_json, reply_to_body
 
 TRANSPORT = "http"
@@ -36,14 +37,15 @@ def routes(guard: Guard, body: Body) -> list[Route]:
         name, version = _named(request)
         # A long list of numbers takes its time to parse.
         asked = await asyncio.to_thread(asked_from_body, data, header_length, model=name, version=version)
-        reply = await model.infer(
-            engine.core(),
-            asked.request,
-            transport=TRANSPORT,
-            client=client_now(),
-            deadline=deadline,
-            max_cells=settings.max_queue,
-        )
+        async with Connected(request):
+            reply = await model.infer(
+                engine.core(),
+                asked.request,
+                transport=TRANSPORT,
+                client=client_now(),
+                deadline=deadline,
+                max_cells=settings.max_queue,
+            )
         content, length = reply_to_body(reply, asked.binary)
         if length is None:
             return Response(content, media_type="application/json")

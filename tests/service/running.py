@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,6 +129,19 @@ def held(engine: Engine) -> Iterator[None]:
         yield
     finally:
         engine._turns.coming -= 1
+
+
+@contextlib.contextmanager
+def busy(threads: ThreadPoolExecutor) -> Iterator[None]:
+    """As if each of these threads were at something that takes until the end of the context."""
+    let_go = threading.Event()
+    for _ in range(threads._max_workers):
+        threads.submit(let_go.wait)
+    eventually(lambda: threads._work_queue.empty())
+    try:
+        yield
+    finally:
+        let_go.set()
 
 
 class Worker:
