@@ -13,6 +13,7 @@ from service.contract.errors import BlastwatchError, ConfigError
 from service.engine import Engine
 from service.grpc_server import Servers
 from service.http_api import Seat, create_app
+from service.http_tls import follow_certificate
 from service.notice import give_notice
 from service.settings import PREFIX, Settings, load_settings
 
@@ -90,6 +91,8 @@ class Blastwatch:
         self._servers = Servers(self._engine)
         await self._servers.start()
         _seat.fill(self._engine)
+        if command_line_certificate() == str(settings.tls_certificate):
+            follow_certificate(self._engine)
         give_notice(settings.drain_notice_s, self._engine.drain)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

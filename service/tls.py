@@ -23,6 +23,25 @@ def paths(settings: Settings) -> tuple[Path, ...]:
     return tuple(path for path in every if path is not None)
 
 
+def pair(settings: Settings) -> tuple[Path, Path]:
+    """The server's certificate and its key. Raises ConfigError where they are not set."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        raise ConfigError(f"set {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY")
+    return settings.tls_certificate, settings.tls_key
+
+
+def server_context(settings: Settings) -> ssl.SSLContext:
+    """A context that shows the certificate to clients and asks them for none. Raises ConfigError."""
+    certificate, key = pair(settings)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # With a passphrase given, an encrypted key is an error rather than a question on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate} and {key} are no certificate with its key: {_reason(error)}") from None
+    return context
+
+
 def check(settings: Settings) -> None:
     """Raises ConfigError for TLS files that are missing, damaged, or do not belong together."""
     if settings.tls_certificate is not None:
@@ -31,18 +50,15 @@ def check(settings: Settings) -> None:
 
 def load(settings: Settings) -> Material:
     """Reads the files. Raises ConfigError; a caller makes sure that a certificate is set."""
-    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-    if certificate is None or key is None:
-        raise ConfigError(f"set {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate, key = pair(settings)
+    client_ca = settings.tls_client_ca
     try:
         material = Material(
             key.read_bytes(), certificate.read_bytes(), None if client_ca is None else client_ca.read_bytes()
         )
-        # With a passphrase given, an encrypted key is an error rather than a question on the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{certificate} and {key} are no certificate with its key: {_reason(error)}") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {_reason(error)}") from None
+    context = server_context(settings)
     try:
         if client_ca is not None:
             context.load_verify_locations(client_ca)
