@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 from service.batching import Row
 from service.contract.artifact import MODEL_CARD
@@ -147,7 +148,7 @@ class Core:
             raise TooLarge(f"the image is above {self._settings.max_message_bytes} bytes: send a smaller one or a crop")
         patient = self._key.pseudonym(cell.patient_id)
         until = started + self._settings.timeout_s if deadline is None else deadline
-        async with _until(until), self._turns.turn(client, until) as turn:
+        async with _Until(until), self._turns.turn(client, until) as turn:
             steering = self._steering
             request = _Request(
                 cell=replace(cell, patient_id=""),
@@ -286,16 +287,22 @@ class Core:
             self._metrics.referred(record.refer_reasons, version=record.model_version)
 
 
-@contextlib.asynccontextmanager
-async def _until(deadline: float) -> AsyncIterator[None]:
-    """What is awaited inside is given up at the deadline, wherever it waits. Raises DeadlineExceeded."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()) as timeout:
-            yield
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded("the deadline passed before the answer was on record: allow more time") from None
+class _Until:
+    """Whatever is awaited inside is given up at the deadline, wherever it waits. Raises DeadlineExceeded."""
+
+    def __init__(self, deadline: float) -> None:
+        self._timeout = asyncio.timeout(deadline - time.monotonic())
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:  # its own; one from inside it would leave as it is
+            raise DeadlineExceeded("the deadline passed before the answer was on record: allow more time") from None
 
 
 def _described(predictor: Predictor) -> ModelInfo:
