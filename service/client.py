@@ -52,8 +52,8 @@ class AnyClient(Protocol):
         """Puts a reader's label on record."""
         ...
 
-    def model(self) -> ModelInfo:
-        """The model that answers now."""
+    def model(self, *, card: bool = False) -> ModelInfo:
+        """The model that answers now, with its card (Markdown) if that is wanted."""
         ...
 
     def close(self) -> None:
@@ -153,9 +153,9 @@ class Client:
         message = converters.review_to_message(Review(record_id, label, role, sampled))
         return converters.review_answer_from_message(self._call(self._stub.Review, message, repeatable=False))
 
-    def model(self) -> ModelInfo:
-        """The model that answers now."""
-        return converters.model_from_message(self._call(self._stub.GetModel, pb.GetModelRequest()))
+    def model(self, *, card: bool = False) -> ModelInfo:
+        """The model that answers now, with its card (Markdown) if that is wanted."""
+        return converters.model_from_message(self._call(self._stub.GetModel, pb.GetModelRequest(card=card)))
 
     def close(self) -> None:
         """Lets the connection go."""

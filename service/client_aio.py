@@ -114,9 +114,9 @@ class AsyncClient:
         message = converters.review_to_message(Review(record_id, label, role, sampled))
         return converters.review_answer_from_message(await self._call(self._stub.Review, message, repeatable=False))
 
-    async def model(self) -> ModelInfo:
-        """The model that answers now."""
-        return converters.model_from_message(await self._call(self._stub.GetModel, pb.GetModelRequest()))
+    async def model(self, *, card: bool = False) -> ModelInfo:
+        """The model that answers now, with its card (Markdown) if that is wanted."""
+        return converters.model_from_message(await self._call(self._stub.GetModel, pb.GetModelRequest(card=card)))
 
     async def close(self) -> None:
         """Lets the connection go; calls under way are cancelled."""

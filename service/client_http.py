@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -68,9 +69,10 @@ class HttpClient:
         reply = self._call("POST", "/v1/reviews", repeatable=False, json=converters.to_json(message))
         return converters.review_answer_from_message(converters.from_reply(reply, pb.ReviewReply()))
 
-    def model(self) -> ModelInfo:
-        """The model that answers now."""
-        return converters.model_from_message(converters.from_reply(self._call("GET", "/v1/model"), pb.Model()))
+    def model(self, *, card: bool = False) -> ModelInfo:
+        """The model that answers now, with its card (Markdown) if that is wanted."""
+        found = converters.model_from_message(converters.from_reply(self._call("GET", "/v1/model"), pb.Model()))
+        return replace(found, card=self._call("GET", "/v1/model/card").decode()) if card else found
 
     def close(self) -> None:
         """Lets the connection go."""

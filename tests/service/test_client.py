@@ -53,6 +53,8 @@ def test_both_transports_give_the_same_answer(worker: Worker) -> None:
         first, second = one.classify(jpeg(1), **fields), two.classify(jpeg(1), **fields)
         assert first == second
         assert one.model() == two.model()
+        assert one.model().card == ""
+        assert one.model(card=True).card == two.model(card=True).card != ""
     record = worker.engine.core()._recent.by_record(first.record_id)
     assert record is not None
     assert (record.site, record.pixel_size_um, record.test) == ("Universitätsklinik", 0.5, False)
