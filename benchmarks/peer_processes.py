@@ -1,5 +1,6 @@
 """Environments of the servers that `benchmarks.serving` compares, and their processes on one core."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -22,6 +23,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "ray": ("ray[serve]==2.60.0",),
 }
 READY_S = 60.0
+WATCH_S = 0.5
 
 
 class Unavailable(Exception):
@@ -67,10 +69,20 @@ def environment(cache: Path, name: str) -> Environment:
 
 @dataclass
 class Server:
-    """A process with all that it started. ready_s: from its start until its port answered as asked."""
+    """A process with all that it started. ready_s: from its start until its port answered as asked.
+
+    peak_megabytes: the most that `megabytes` was while it was watched.
+    """
 
     process: subprocess.Popen[bytes]
     ready_s: float = 0.0
+    peak_megabytes: float = 0.0
+
+    async def watch(self) -> None:
+        """Keeps `peak_megabytes` up to date until it is cancelled."""
+        while True:
+            self.peak_megabytes = max(self.peak_megabytes, await asyncio.to_thread(self.megabytes))
+            await asyncio.sleep(WATCH_S)
 
     def megabytes(self) -> float:
         """Resident memory of the whole tree now, pages shared between processes counted once (PSS)."""

@@ -298,6 +298,7 @@ class Run:
                 row.ready_s.append(running.ready_s)
                 row.installed = row.installed or made.megabytes()
                 send = load(http if name == OURS_HTTP else port, token)
+                watching = asyncio.create_task(running.watch())
                 try:
                     await closed(send, clients=8, seconds=min(2.0, seconds), images=IMAGES)
                     for clients in CLIENTS:
@@ -309,9 +310,10 @@ class Run:
                             f"{point.failed + point.refused} failed",
                             flush=True,
                         )
-                    row.megabytes.append(running.megabytes())
+                    row.megabytes.append(running.peak_megabytes)
                     row.worker_megabytes.append(running.largest_megabytes())
                 finally:
+                    watching.cancel()
                     await send.close()
             # Last: what an overload leaves to ship would slow the closed loops behind it.
             if OURS_GRPC in peer.loads:
@@ -342,10 +344,10 @@ def report(run: Run, arguments: argparse.Namespace) -> str:
         f"`python -m benchmarks.serving`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {_processor()}, "
         f"Python {platform.python_version()}. Server on core {SERVER_CORE}, load on core {LOAD_CORE}; "
         f"{IMAGES} generated cells, {SIDE}×{SIDE} JPEG; {arguments.rounds} rounds of {arguments.seconds:g} s a point. "
-        "Median (least–most) over the rounds; an answer with a wrong label counts as failed. Memory: proportional "
-        "set size of all processes after the load.\n",
+        "Median (least–most) over the rounds; an answer with a wrong label counts as failed. Memory: the "
+        "most that all its processes had at once during the load, pages that they share counted once (PSS).\n",
         "| server | " + " | ".join(f"{n} clients, requests/s" for n in CLIENTS)
-        + " | p50 / p99 at 16, ms | memory, MB | installed, MB | start, s | failed |",
+        + " | p50 / p99 at 16, ms | peak memory, MB | installed, MB | start, s | failed |",
         "|---|" + "---:|" * (len(CLIENTS) + 5),
         *(_line(name, row) for name, row in run.rows.items()),
         "",
