@@ -74,12 +74,15 @@ class MayChange(_Part):
 
 
 class ModelField(_Part):
-    """Pixels of the network's input, the physical field they show (µm), and the share of a picture of unknown scale."""
+    """Pixels of the network's input, the physical field they show (µm), the share of a picture of unknown scale, and
+    whether large JPEGs are decoded at a fraction of their size.
+    """
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     field_um: float = Field(gt=0)
     crop: float = Field(default=1.0, gt=0, le=1)
+    reduced: bool = False
 
 
 class MustNotChange(_Part):

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from service.contract.errors import InvalidRequest
-from service.contract.image import Field, decode, encode_png, image_sha256, pixels_sha256, to_field
+from service.contract.image import Field, encode_png, image_sha256, load_field_and_size, pixels_sha256
 from service.contract.statistics import STATISTICS, statistics
 from training.datasets import Dataset, DatasetError, SourceCell
 from training.duplicates import DETAIL, Details, fingerprint
@@ -131,9 +131,8 @@ def _decode_chunk(start: int, chunk: list[SourceCell], field: Field, folder: Pat
     detail = np.empty((len(chunk), DETAIL), dtype=np.int8)
     for k, cell in enumerate(chunk):
         try:
-            # The two steps of load_field, for the size of the source between them.
-            picture = decode(cell.image)
-            pixels = to_field(picture, replace(field, crop=1.0) if cell.fitted else field, cell.pixel_size_um)
+            wanted = replace(field, crop=1.0) if cell.fitted else field
+            pixels, height, width = load_field_and_size(cell.image, wanted, cell.pixel_size_um)
         except InvalidRequest as error:
             raise DatasetError(f"{cell.source}: {error}; correct or remove it") from None
         name = pixels_sha256(pixels)
@@ -144,7 +143,7 @@ def _decode_chunk(start: int, chunk: list[SourceCell], field: Field, folder: Pat
         texts["sha256"].append(image_sha256(cell.image))
         texts["pixels_sha256"].append(name)
         numbers[k] = (cell.pixel_size_um, *statistics(pixels).values())
-        counts[k] = (start + k, picture.shape[1], picture.shape[0], len(cell.image))
+        counts[k] = (start + k, width, height, len(cell.image))
         phash[k], detail[k] = fingerprint(pixels)
     return Chunk(texts, numbers, counts, phash, detail)
 

@@ -59,7 +59,7 @@ def rescore(
     if set(manifest.labels) != set(labels):
         return None, f"the model in production answers {', '.join(manifest.labels)}: absolute floors only"
     theirs = asdict(manifest.field)
-    if theirs != {"crop": 1.0, **field}:
+    if theirs != {"crop": 1.0, "reduced": False, **field}:
         return None, f"the model in production sees another field ({theirs}): absolute floors only"
     batches = [champion.predict(pixels[i : i + BATCH]).probabilities for i in range(0, len(pixels), BATCH)]
     order = [manifest.labels.index(label) for label in labels]

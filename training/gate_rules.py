@@ -102,7 +102,7 @@ def labels(evidence: Evidence) -> Iterator[Outcome]:
 def field(evidence: Evidence) -> Iterator[Outcome]:
     """What the network sees."""
     seen = evidence.parameters.get("field")
-    measured = {"crop": 1.0, **seen} if isinstance(seen, Mapping) else seen
+    measured = {"crop": 1.0, "reduced": False, **seen} if isinstance(seen, Mapping) else seen
     yield same("field", measured, evidence.plan.must_not_change.field.model_dump(), "the field")
 
 

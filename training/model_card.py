@@ -48,6 +48,8 @@ def model_card(
     known = "with known scale" if manifest.scale_known else "whose data had no known scale"
     if manifest.crop < 1:
         known += f"; of a picture without a scale the central {manifest.crop:.0%}"
+    if manifest.reduced:
+        known += "; large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size"
     lines = [
         "# Model card",
         "",

@@ -172,16 +172,22 @@ def twins(manifest: pd.DataFrame, prepared: Path) -> bytes:
 
 
 def field_of(values: Mapping[str, object]) -> Field:
-    """Section `field` of params.yaml as a Field. Raises ConfigError for other than positive numbers, crop at most 1."""
+    """Section `field` of params.yaml as a Field.
+
+    Raises ConfigError for other than positive numbers, crop at most 1, and for `reduced` neither true nor false.
+    """
     names = {"height": int, "width": int, "field_um": float, "crop": float}
     numbers = {"crop": 1.0, **values}
+    reduced = numbers.pop("reduced", False)
+    if not isinstance(reduced, bool):
+        raise ConfigError(f"params.yaml: field.reduced is {reduced!r}: give true or false")
     wrong = [n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float) or not v > 0]
     if wrong or set(numbers) != set(names) or float(str(numbers["crop"])) > 1:
         raise ConfigError(
             "params.yaml: field needs height, width (pixels) and field_um (µm), all above 0, and crop (a share, up "
             f"to 1), not {dict(values)}"
         )
-    return Field(**{name: kind(numbers[name]) for name, kind in names.items()})
+    return Field(**{name: kind(numbers[name]) for name, kind in names.items()}, reduced=reduced)
 
 
 def main(argv: list[str] | None = None) -> int:

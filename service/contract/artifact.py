@@ -67,7 +67,8 @@ class Thresholds(_Model):
 class Manifest(_Model):
     """What the graph's numbers mean. Fields from `files` on inform and never change an answer.
 
-    `crop` is the central share of a picture of unknown scale that is fitted, see `service.contract.image.Field`.
+    `crop` is the central share of a picture of unknown scale that is fitted, `reduced` whether large JPEGs are decoded
+    at a fraction of their size: see `service.contract.image.Field`.
     """
 
     format_version: int = FORMAT_VERSION
@@ -77,6 +78,7 @@ class Manifest(_Model):
     width: Annotated[int, Field(ge=image.MIN_SIDE)]
     field_um: Positive
     crop: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1)] = 1.0
+    reduced: bool = False
     scale_known: bool
     embedding_size: Size
     thresholds: Thresholds
@@ -101,17 +103,19 @@ class Manifest(_Model):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_crop(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A whole picture is not written: such models keep the version that they had before there was a crop."""
+    def _without_defaults_of_the_field(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A whole picture, decoded whole, is not written: such models keep the version that they had before."""
         fields: dict[str, Any] = handler(self)
         if fields.get("crop") == 1.0:
             del fields["crop"]
+        if fields.get("reduced") is False:
+            del fields["reduced"]
         return fields
 
     @property
     def field(self) -> image.Field:
         """The field of view that pictures are brought to."""
-        return image.Field(self.height, self.width, self.field_um, self.crop)
+        return image.Field(self.height, self.width, self.field_um, self.crop, self.reduced)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 Size is morphology: a cell's size in µm tells subtypes apart, so a picture is never stretched. It is brought to the
 field's physical scale and cropped or padded around its centre; where its scale is unknown, the whole picture is fitted,
-or its central share where a model asks for that.
+or its central share where a model asks for that. A JPEG may be decoded at a fraction of its size on the way.
 """
 
 import hashlib
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -41,6 +42,25 @@ _FORMATS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
 _END_MARKS: dict[type[ImageFile.ImageFile], bytes] = {PngImageFile: b"IEND", JpegImageFile: b"\xff\xd9"}
 _EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 _ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
+_REDUCTIONS = (8, 4, 2)  # what libjpeg computes straight from the coefficients, largest first
+# EXIF orientations that turn a picture on its side, or put its stored right or lower edge on the left or on top.
+_ON_SIDE, _LEFT, _TOP = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Upright pixels, and the picture that they show: `height` × `width` of its own pixels, `reduction` for one here.
+
+    Where that does not divide, the outermost row or column reaches beyond the picture: `top` and `left` are by how much
+    of a pixel here it does so on these sides.
+    """
+
+    pixels: Pixels
+    height: int
+    width: int
+    reduction: int = 1
+    top: float = 0.0
+    left: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,12 +68,15 @@ class Field:
     """What a model sees: `height` × `width` pixels that show `field_um` µm across the width, square pixels.
 
     `crop` is for pictures of unknown scale: the share that is fitted of the window that shows the whole picture.
+    `reduced`: a JPEG with at least twice (4, 8 times) the pixels a side that the field needs is decoded at 1/2 (1/4,
+    1/8) of its size, which is cheaper and gives slightly other pixels than shrinking the whole of it.
     """
 
     height: int = 128
     width: int = 128
     field_um: float = 20.0
     crop: float = 1.0
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a share that nothing can be seen in. Raises ValueError."""
@@ -73,6 +96,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     that is empty, truncated, no picture, under 16 pixels on a side, over `max_pixels`, not 8 bits a channel in grey or
     RGB, or has more than one picture in it.
     """
+    return _decoded(data, max_pixels, lambda _height, _width: 1).pixels
+
+
+def _decoded(data: bytes, max_pixels: int, wanted: Callable[[int, int], int]) -> _Picture:
+    """`decode`, a JPEG at 1 / `wanted(height, width)` of its size; what is refused does not depend on that."""
     if not data:
         raise BadImage("the image is empty: send the bytes of a PNG, JPEG, TIFF or BMP file")
     kind = next((kind for magic, kind in _FORMATS if data.startswith(magic)), None)
@@ -83,7 +111,18 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     try:
         with kind(io.BytesIO(data)) as picture:
             _check_header(picture, max_pixels)
-            return np.asarray(_to_rgb(picture), dtype=np.uint8)
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) if kind is JpegImageFile else 1
+            width, height = picture.size
+            if turned in _ON_SIDE:
+                width, height = height, width
+            reduction = _drafted(picture, wanted(height, width))
+            pixels = np.asarray(_to_rgb(picture), dtype=np.uint8)
+            if reduction == 1:
+                return _Picture(pixels, *pixels.shape[:2])
+            top, left = pixels.shape[0] - height / reduction, pixels.shape[1] - width / reduction
+            return _Picture(
+                pixels, height, width, reduction, top if turned in _TOP else 0.0, left if turned in _LEFT else 0.0
+            )
     except BlastwatchError:
         raise
     except Exception as error:
@@ -104,23 +143,26 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise InvalidRequest(f"expected pixels as uint8 [h, w, 3], not {rgb.dtype} {list(rgb.shape)}")
+    return _in_field(_Picture(rgb, *rgb.shape[:2]), field, pixel_size_um)
+
+
+def _in_field(picture: _Picture, field: Field, pixel_size_um: float) -> Pixels:
+    """`to_field`. All geometry is that of the whole picture, so that a reduced one shows the same window of it."""
     if not math.isfinite(pixel_size_um) or pixel_size_um < 0:
         raise InvalidRequest(f"pixel_size_um is {pixel_size_um}: give µm per pixel, or 0 when it is not known")
-    height, width = rgb.shape[:2]
-    known = pixel_size_um > 0
-    fit = min(field.height / height, field.width / width) / field.crop
-    factor = pixel_size_um / field.pixel_size_um if known else fit
+    rgb, height, width, reduction = picture.pixels, picture.height, picture.width, picture.reduction
+    factor = _factor(height, width, field, pixel_size_um)
     _check_scale(height, width, field, factor, pixel_size_um)
-    if known and math.isclose(factor, 1.0, rel_tol=1e-9):
-        top, left = max(0, (height - field.height) // 2), max(0, (width - field.width) // 2)
-        resampled = rgb[top : top + field.height, left : left + field.width]
+    if reduction == 1 and pixel_size_um > 0 and math.isclose(factor, 1.0, rel_tol=1e-9):
+        row, column = max(0, (height - field.height) // 2), max(0, (width - field.width) // 2)
+        resampled = rgb[row : row + field.height, column : column + field.width]
     else:
         high, top, bottom = _axis(height, field.height, factor)
         wide, left, right = _axis(width, field.width, factor)
+        across, down = (left / reduction, right / reduction), (top / reduction, bottom / reduction)
+        box = (picture.left + across[0], picture.top + down[0], picture.left + across[1], picture.top + down[1])
         # Pillow widens its kernel when it shrinks, so fine texture is averaged rather than aliased.
-        resampled = np.asarray(
-            Image.fromarray(rgb).resize((wide, high), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
-        )
+        resampled = np.asarray(Image.fromarray(rgb).resize((wide, high), Image.Resampling.BICUBIC, box=box))
     if resampled.shape[:2] == (field.height, field.width):
         return np.array(resampled, order="C")
     rows, columns = _reflected(resampled.shape[0], field.height), _reflected(resampled.shape[1], field.width)
@@ -128,8 +170,24 @@ def to_field(rgb: Pixels, field: Field, pixel_size_um: float) -> Pixels:
 
 
 def load_field(data: bytes, field: Field, pixel_size_um: float) -> Pixels:
-    """Bytes → the model's field, uint8 [H, W, 3]: `decode`, then `to_field`. The one function both sides call."""
-    return to_field(decode(data), field, pixel_size_um)
+    """Bytes → the model's field, uint8 [H, W, 3]: `decode`, then `to_field`. The one function both sides call.
+
+    With `field.reduced` a JPEG that is large enough is decoded at a fraction of its size in between.
+    """
+    return load_field_and_size(data, field, pixel_size_um)[0]
+
+
+def load_field_and_size(data: bytes, field: Field, pixel_size_um: float) -> tuple[Pixels, int, int]:
+    """`load_field`, and the height and width of the picture itself, upright, in its own pixels."""
+
+    def reduction(height: int, width: int) -> int:
+        factor = _factor(height, width, field, pixel_size_um)
+        # Never below the field's resolution: that would have to be made up.
+        fitting = (n for n in _REDUCTIONS if factor * n <= 1 + 1e-9) if field.reduced else iter(())
+        return next(fitting, 1)
+
+    picture = _decoded(data, MAX_PIXELS, reduction)
+    return _in_field(picture, field, pixel_size_um), picture.height, picture.width
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -191,6 +249,14 @@ def _has_second_frame(picture: ImageFile.ImageFile) -> bool:
     return True
 
 
+def _drafted(picture: ImageFile.ImageFile, reduction: int) -> int:
+    """Have a JPEG decoded at 1 / `reduction` of its size, in its own mode; → the reduction that it will have."""
+    if reduction == 1 or not isinstance(picture, JpegImageFile):
+        return 1
+    width, height = picture.size
+    return reduction if picture.draft(picture.mode, (width // reduction, height // reduction)) else 1
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     picture.load()
     upright = ImageOps.exif_transpose(picture)
@@ -198,6 +264,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         layer = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return upright.convert("RGB")
+
+
+def _factor(height: int, width: int, field: Field, pixel_size_um: float) -> float:
+    """Pixels of the field for one of the picture, along a side."""
+    if pixel_size_um > 0:
+        return pixel_size_um / field.pixel_size_um
+    return min(field.height / height, field.width / width) / field.crop
 
 
 def _check_scale(height: int, width: int, field: Field, factor: float, pixel_size_um: float) -> None:

@@ -14,7 +14,7 @@ from training.figures import Flags, Floats, Integers
 LABELS = ("healthy", "L1", "L2", "L3")
 MALIGNANT = ("L1", "L2", "L3")
 PATIENTS, CELLS = 12, 20  # a label; of a patient
-FIELD = {"height": 128, "width": 128, "field_um": 20.0}
+FIELD = {"height": 128, "width": 128, "field_um": 20.0, "reduced": True}
 
 
 def plan() -> ChangePlan:

@@ -122,6 +122,22 @@ def test_the_manifest_says_what_the_stages_before_found_and_the_card_shows_it() 
         assert shown in card
 
 
+def test_a_reduced_decoding_goes_into_the_manifest_and_onto_the_card() -> None:
+    made = manifest(
+        DATASET,
+        {"field": {**FIELD, "reduced": True}},
+        {"temperature": 1.1, "abstain": 0.6, "ood": 12.5},
+        EVALUATION,
+        24,
+        dataset_revision="",
+        code_revision="",
+        created="",
+    )
+    assert made.field == Field(32, 32, 20.0, reduced=True)
+    card = model_card(made, EVALUATION, intended_use="x", notes=[], cells=40, units=8)
+    assert "decoded at 1/2, 1/4 or 1/8" in card
+
+
 def test_a_crop_goes_into_the_manifest_and_onto_the_card() -> None:
     made = manifest(
         {**DATASET, "scale_known": False},

@@ -13,7 +13,7 @@ import yaml
 from service.contract.errors import ConfigError
 from service.contract.image import Field, decode, load_field, pixels_sha256
 from service.contract.statistics import STATISTICS, statistics
-from tests.support.images import bmp, png, tiff
+from tests.support.images import bmp, jpeg, png, tiff
 from training import prepare as stage
 from training.datasets import DatasetError, SourceCell
 from training.datasets.synthetic import LABELS, stream
@@ -100,6 +100,24 @@ def test_a_crop_is_for_pictures_without_a_scale_that_are_not_a_field_already(tmp
     np.testing.assert_array_equal(pixels[0], load_field(cells[0].image, field, 0.0))
     np.testing.assert_array_equal(pixels[1], load_field(cells[1].image, FIELD, 0.125))
     np.testing.assert_array_equal(pixels[2], decode(cells[2].image))
+
+
+def test_what_is_prepared_is_what_the_service_sees_of_a_large_jpeg(tmp_path: Path) -> None:
+    reduced = replace(FIELD, reduced=True)
+    large = [jpeg(seed, size=150) for seed in range(2)]
+    cells = [cell(0, image=large[0], pixel_size_um=0.0), cell(1, "L1", image=large[1], pixel_size_um=0.05)]
+    found = prepare([Given(cells)], ("healthy", "L1"), reduced, tmp_path / "cells", quiet=True)
+    for source, path in zip(cells, found.manifest["path"], strict=True):
+        pixels = decode((tmp_path / path).read_bytes())
+        np.testing.assert_array_equal(pixels, load_field(source.image, reduced, source.pixel_size_um))
+        assert (pixels != load_field(source.image, FIELD, source.pixel_size_um)).any()
+    assert found.manifest["width"].tolist() == found.manifest["height"].tolist() == [150, 150]
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", None])
+def test_reduced_is_true_or_false(wrong: object) -> None:
+    with pytest.raises(ConfigError, match=r"field.reduced is .*: give true or false"):
+        field_of({"height": 32, "width": 32, "field_um": 20.0, "reduced": wrong})
 
 
 def test_summary_counts(tmp_path: Path) -> None:

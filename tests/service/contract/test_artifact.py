@@ -98,12 +98,12 @@ class TestVersion:
 
     def test_every_field_is_on_one_side(self) -> None:
         changes = {"format_version", "labels", "malignant", "height", "width", "field_um", "scale_known"}
-        changes |= {"embedding_size", "thresholds", "crop"}
+        changes |= {"embedding_size", "thresholds", "crop", "reduced"}
         assert set(Manifest.model_fields) == changes | module._INFORMATIONAL
 
     def test_a_whole_picture_is_the_version_and_the_file_of_before_there_was_a_crop(self, pristine: Artifact) -> None:
         written = json.loads((pristine.path / "serve/manifest.json").read_text())
-        assert "crop" not in written
+        assert not {"crop", "reduced"} & written.keys()
         assert pristine.manifest.field.crop == 1.0
         fields = {name: written[name] for name in written if name not in module._INFORMATIONAL}
         text = module.canonical_json({**fields, "model_sha256": hashlib.sha256(b"graph").hexdigest()})
@@ -112,6 +112,11 @@ class TestVersion:
     def test_a_crop_is_read_back(self, pristine: Artifact, folder: Path) -> None:
         _edit(folder, crop=0.75)
         assert read_artifact(folder).manifest.field == Field(32, 32, 20.0, 0.75)
+        assert read_artifact(folder).version != pristine.version
+
+    def test_a_reduced_decoding_is_read_back(self, pristine: Artifact, folder: Path) -> None:
+        _edit(folder, reduced=True)
+        assert read_artifact(folder).manifest.field == Field(32, 32, 20.0, reduced=True)
         assert read_artifact(folder).version != pristine.version
 
     def test_a_whole_number_is_the_same_field(self, pristine: Artifact) -> None:

@@ -320,6 +320,81 @@ class TestToField:
         assert field.max() > 0
 
 
+REDUCED = replace(FIELD, reduced=True)
+
+
+class TestReduced:
+    """A JPEG decoded at a fraction of its size shows the same window at the same scale."""
+
+    @pytest.mark.parametrize("size", [64, 128, 200, 255])
+    @pytest.mark.parametrize("scale", [0.0, SCALE])
+    def test_below_twice_the_field_nothing_changes(self, size: int, scale: float) -> None:
+        data = jpeg(1, size=size)
+        np.testing.assert_array_equal(load_field(data, REDUCED, scale), load_field(data, FIELD, scale))
+
+    def test_nor_does_another_format(self) -> None:
+        for data in (png(1, 600), tiff(1, 600), bmp(1, 600)):
+            np.testing.assert_array_equal(load_field(data, REDUCED, 0.0), load_field(data, FIELD, 0.0))
+
+    @pytest.mark.parametrize("size", [256, 257, 300, 511, 512, 777, 1024, 1031])
+    @pytest.mark.parametrize("known", [True, False])
+    def test_it_is_nearly_the_same_picture(self, size: int, known: bool) -> None:
+        data = encoded(
+            np.asarray(Image.fromarray(smear(3, 128)).resize((size, size), Image.Resampling.BICUBIC)), "JPEG"
+        )
+        scale = 20.0 / size if known else 0.0
+        reduced, whole = load_field(data, REDUCED, scale), load_field(data, FIELD, scale)
+        difference = np.abs(reduced.astype(int) - whole)
+        assert 0 < difference.mean() < 2
+        # Half a pixel aside, the edges of the cells would differ by far more.
+        aside = np.abs(np.roll(whole, 1, axis=1).astype(int) - whole).mean()
+        assert difference.mean() < aside / 4
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_it_is_upright(self, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = Image.fromarray(smear(3, 128)).resize((515, 389), Image.Resampling.BICUBIC)
+        data = encoded(np.asarray(picture), "JPEG", exif=exif)
+        reduced, whole = load_field(data, REDUCED, 0.0), load_field(data, FIELD, 0.0)
+        assert np.abs(reduced.astype(int) - whole).mean() < 2
+
+    @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
+    def test_other_colours(self, mode: str) -> None:
+        buffer = io.BytesIO()
+        picture = Image.fromarray(smear(3, 128)).resize((512, 512), Image.Resampling.BICUBIC)
+        (picture if mode == "YCbCr" else picture.convert(mode)).save(buffer, "JPEG", quality=90)
+        data = buffer.getvalue()
+        try:
+            whole = load_field(data, FIELD, 0.0)
+        except BadImage:
+            with pytest.raises(BadImage):
+                load_field(data, REDUCED, 0.0)
+            return
+        assert np.abs(load_field(data, REDUCED, 0.0).astype(int) - whole).mean() < 2
+
+    @pytest.mark.parametrize("side", [400, 1001])
+    def test_a_disc_keeps_its_size_in_micrometres(self, side: int) -> None:
+        """8 µm are 51 pixels of the field."""
+        scale = 20.0 / side
+        down, right = np.mgrid[0:side, 0:side] - (side - 1) / 2
+        pixels = np.full((side, side, 3), 240, np.uint8)
+        pixels[np.hypot(down, right) < 8.0 / scale / 2] = (90, 40, 140)
+        seen = load_field(encoded(pixels, "JPEG", quality=95), REDUCED, scale)
+        dark = seen[..., 1] < 140
+        assert abs(_run(dark[64], 64) - 8.0 / SCALE) <= 1
+        assert abs(_run(dark[:, 64], 64) - 8.0 / SCALE) <= 1
+
+    def test_what_is_refused_is_refused_alike(self) -> None:
+        for data in (jpeg(1, 400)[:2000], jpeg(1, 400)[:-2], b"\xff\xd8\xff\xd9"):
+            messages = []
+            for field in (FIELD, REDUCED):
+                with pytest.raises(BadImage) as caught:
+                    load_field(data, field, 0.0)
+                messages.append(str(caught.value))
+            assert messages[0] == messages[1]
+
+
 def _run(line: np.ndarray, middle: int) -> int:
     left = right = middle
     while left > 0 and line[left - 1]:
