@@ -33,7 +33,7 @@ THREADS = 2
 CHUNK = 4
 """Pictures handed to a thread together."""
 AT_LATEST_S = 0.005
-"""A picture that is done waits no longer than this (and for the one after it) for the rest of its chunk."""
+"""After so long a thread hands back what is done, and what it has not begun: large pictures go one by one."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,9 @@ class Intake:
         self._closed = True
         if self._owned:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        self._tell()
+
+    def _tell(self) -> None:
         for job in self._waiting:
             if not job.future.done():
                 job.future.set_exception(NotReady("the service is stopping: try again"))
@@ -118,20 +121,22 @@ class Intake:
     def _work(self, chunk: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread."""
         done: _Done = []
-        reported = time.monotonic()
-        for job in chunk:
+        until = time.monotonic() + AT_LATEST_S
+        left = deque(chunk)
+        while left and (not done or time.monotonic() < until):
+            job = left.popleft()
             if job.future.cancelled():
                 continue
             try:
                 done.append((job, job.work()))
             except Exception as error:
                 done.append((job, error))
-            if time.monotonic() - reported > AT_LATEST_S:
-                loop.call_soon_threadsafe(self._resolve, done)
-                done, reported = [], time.monotonic()
-        loop.call_soon_threadsafe(self._end, done, loop)
+        loop.call_soon_threadsafe(self._end, done, left, loop)
 
-    def _resolve(self, done: _Done) -> None:
+    def _end(self, done: _Done, left: deque[_Job], loop: asyncio.AbstractEventLoop) -> None:
+        self._chunks -= 1
+        self._waiting.extendleft(reversed(left))
+        self._hand_over(loop)
         for job, found in done:
             if job.future.done():
                 continue
@@ -139,11 +144,8 @@ class Intake:
                 job.future.set_exception(found)
             else:
                 job.future.set_result(found)
-
-    def _end(self, done: _Done, loop: asyncio.AbstractEventLoop) -> None:
-        self._chunks -= 1
-        self._hand_over(loop)
-        self._resolve(done)
+        if self._closed:
+            self._tell()
 
 
 def seen(cell: Cell, field: Field) -> Pixels:

@@ -18,14 +18,18 @@ OUTPUTS = ["probabilities", "embedding", "ood_score", "row_check"]
 
 
 class Network:
-    """The artifact of BENCH_ARTIFACT with the session options that the service has."""
+    """The artifact of BENCH_ARTIFACT with the session options that the service has, and its decoder.
 
-    def __init__(self) -> None:
+    whole: JPEGs are decoded at their full size, whatever the artifact says.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
         serve = Path(os.environ[ARTIFACT], "serve")
         manifest = json.loads((serve / "manifest.json").read_text())
         self.labels: list[str] = manifest["labels"]
         crop = manifest.get("crop", 1.0)
-        self.field = Field(manifest["height"], manifest["width"], manifest["field_um"], crop)
+        reduced = manifest.get("reduced", False) and not whole
+        self.field = Field(manifest["height"], manifest["width"], manifest["field_um"], crop, reduced)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
