@@ -427,6 +427,7 @@ def picture(run: Run, path: Path) -> None:
     axes = figure.subplots()
     colours = ["tab:blue" if name.startswith("ours") else "0.7" for name in ordered]
     axes.bar_label(axes.barh(ordered, [shown[name] for name in ordered], color=colours), fmt="%.0f")
+    axes.margins(x=0.08)
     axes.set_xlabel("requests a second on one core, 16 clients")
     figure.savefig(path, dpi=120)
 

@@ -124,7 +124,8 @@ class Turns:
             if delay is not None and delay > self._max_queue_s:
                 raise Overloaded(retry_after_s=_retry_s(delay - self._max_queue_s))
         while self.in_work - self._leaving + cells > self._max_queue:
-            if not self._make_way(client):
+            # Nobody gives way to a message of many cells, which might be refused all the same.
+            if cells > 1 or not self._make_way(client):
                 raise Overloaded(retry_after_s=_retry_s(self._delay_s(client)))
         self.in_work += cells
 

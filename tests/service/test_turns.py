@@ -182,6 +182,19 @@ def test_a_client_with_its_share_does_not_take_another_s() -> None:
     asyncio.run(scenario())
 
 
+def test_nobody_gives_way_to_many_cells_at_once() -> None:
+    async def scenario() -> None:
+        bench = Bench(max_queue=6)
+        calls = [bench.send("a") for _ in range(6)]
+        await settled()
+        with pytest.raises(Overloaded):
+            bench.turns.let_in("b", 5)
+        await bench.end_all()
+        await asyncio.gather(*calls)
+
+    asyncio.run(scenario())
+
+
 def test_a_message_comes_in_whole_or_not_at_all() -> None:
     turns = Turns(max_queue=10, at_once=2, always=4, max_queue_s=1.0)
     turns.let_in("a", 8)
