@@ -87,8 +87,10 @@ def _as_text(version: str, live: str, found: Agreement, pairs: Sequence[Pair]) -
     lines = [
         f"shadow {version} beside {live}: {found.cells} cells of {found.patients} patients",
         f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC",
-        "",
     ]
+    if anonymous := sum(not pair.live.patient for pair in pairs):
+        lines.append(f"{anonymous} cells came without a patient: each counts as a patient of its own")
+    lines.append("")
     for name, figure in _figures(found).items():
         lines.append(f"{name:29} {_number(figure.value)}  {_interval(figure, found.patients)}".rstrip())
     width = max(len(label) for label in (*found.labels, CORNER))

@@ -211,12 +211,13 @@ def test_the_report(here: Site, worker: Worker, capsys: pytest.CaptureFixture[st
         main(["report"])
     with Client(worker.grpc) as client:
         for number in range(40):
-            client.classify(png(number), patient_id=f"p{number // 2}", pixel_size_um=0.6)
+            client.classify(png(number), patient_id=f"p{number // 2}" if number >= 2 else "", pixel_size_um=0.6)
     eventually(lambda: len(seen(here, version)) == 40)
     capsys.readouterr()
     assert main(["report"]) == 0
     told = capsys.readouterr().out
-    assert f"shadow {version} beside {here.ledger.production()}: 40 cells of 20 patients" in told
+    assert f"shadow {version} beside {here.ledger.production()}: 40 cells of 21 patients" in told
+    assert "2 cells came without a patient" in told
     assert "Cohen's kappa" in told
     assert main(["report", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
