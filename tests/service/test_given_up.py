@@ -79,8 +79,11 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     site = Site(tmp_path_factory.mktemp("given-up"))
     site.promote(site.add().version)
-    with working(site.settings()) as worker:
-        yield Bench(worker)
+    with pytest.MonkeyPatch.context() as patch:
+        # Threads for each stage, so that each can be stopped by itself, whatever this machine has.
+        patch.setattr("service.engine.processors", lambda workers: 4 / workers)
+        with working(site.settings()) as worker:
+            yield Bench(worker)
 
 
 @pytest.fixture(scope="module")

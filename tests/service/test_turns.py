@@ -13,6 +13,7 @@ import pytest
 
 from service.contract.errors import DeadlineExceeded, Overloaded
 from service.domain import Answer, Cell
+from service.engine import processors
 from service.proto.blastwatch.v1 import blastwatch_pb2 as pb
 from service.proto.blastwatch.v1.blastwatch_pb2_grpc import BlastClassifierStub
 from service.tokens import Role, add
@@ -315,3 +316,26 @@ def test_a_client_that_floods_is_turned_away_cheaply_and_nobody_else(live: Site)
     assert outcomes["flood", "RESOURCE_EXHAUSTED"] == len(refused)
     assert outcomes["flood", "OK"] == 40 - len(refused)
     assert outcomes["calm", "OK"] == 1
+
+
+def test_a_worker_with_one_processor_has_one_thread_for_both(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.processors", lambda workers: 1.0)
+
+    async def scenario() -> list[Answer]:
+        async with started(live.settings()) as engine:
+            assert engine.core()._intake._threads is engine.core()._steering.production._batcher._executor  # type: ignore[attr-defined]
+            calls = [engine.core().classify(Cell(png(n)), transport="grpc", client="a") for n in range(60)]
+            return await asyncio.gather(*calls)
+
+    alone = asyncio.run(scenario())
+    monkeypatch.undo()
+
+    async def apart() -> list[Answer]:
+        async with started(live.settings()) as engine:
+            assert processors(1) < 2 or engine.core()._intake._owned
+            calls = [engine.core().classify(Cell(png(n)), transport="grpc", client="a") for n in range(60)]
+            return await asyncio.gather(*calls)
+
+    beside = asyncio.run(apart())
+    assert [answer.pixels_sha256 for answer in alone] == [answer.pixels_sha256 for answer in beside]
+    assert [answer.label for answer in alone] == [answer.label for answer in beside]
