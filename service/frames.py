@@ -10,12 +10,11 @@ text has no zero byte, and the length of every entry has one.
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.contract.records import PredictionRecord, ReviewRecord
+from service.contract.records import PredictionRecord, ReviewRecord, parse_json
 
 MARK = b"bwJ1"
 MAX_PAYLOAD = 2**20
@@ -60,7 +59,7 @@ def encode(entry: Entry) -> bytes:
 def decode(payload: bytes) -> Entry:
     """The entry of a whole payload. Raises ValueError for a form that only another release knows."""
     try:
-        kind, values = json.loads(payload)
+        kind, values = parse_json(payload)
         if kind == "prediction":
             return Entry(PredictionRecord.from_dict(values))
         if kind == "review":

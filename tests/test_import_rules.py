@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("service", "training", "monitoring")
 OURS = (*PACKAGES, "demo", "benchmarks", "tests")
 CONTRACT = "service/contract/"
-CONTRACT_NEEDS = {"numpy", "PIL", "cv2", "sqlalchemy", "pydantic"}
+CONTRACT_NEEDS = {"numpy", "PIL", "cv2", "sqlalchemy", "pydantic", "pydantic_core"}
 GRPC = ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "grpc_tools")
 
 # A library → the only places of the packages that may import it (a folder ends with a slash).

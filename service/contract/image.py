@@ -190,10 +190,10 @@ def load_field_and_size(data: bytes, field: Field, pixel_size_um: float) -> tupl
     return _in_field(picture, field, pixel_size_um), picture.height, picture.width
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """uint8 [h, w, 3] → PNG without metadata; the same pixels give the same bytes."""
+def encode_png(pixels: Pixels, *, level: int = 6) -> bytes:
+    """uint8 [h, w, 3] → PNG without metadata; the same pixels and level (zlib's, 0…9) give the same bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=level)
     return buffer.getvalue()
 
 

@@ -14,6 +14,8 @@ from service.contract.image import Pixels, encode_png, pixels_sha256
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _DAY_S = 86_400
+LEVEL = 1
+"""Of a cell, level 6 saves an eighth of the bytes and takes four times as long, beside the answers to others."""
 
 
 class PixelStore:
@@ -31,7 +33,7 @@ class PixelStore:
         path = self._path(name)
         try:
             if not _renew(path):
-                write_atomic(path, encode_png(pixels))
+                write_atomic(path, encode_png(pixels, level=LEVEL))
         except OSError as error:
             raise StoreUnavailable(f"pixels cannot be kept in {self.folder}: {error.strerror}") from error
         return name

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from pydantic_core import from_json, to_json
+
 
 def utc_now() -> str:
     """The time as ISO 8601 in UTC with microseconds: such strings sort like the moments they name."""
@@ -66,7 +68,7 @@ class PredictionRecord:
 
     def to_json(self) -> str:
         """One line of JSON. Raises ValueError for numbers that are not finite."""
-        return _dump(self.to_dict())
+        return dump_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, not copied: not to be changed."""
@@ -102,7 +104,7 @@ class ReviewRecord:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return _dump(asdict(self))
+        return dump_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -117,12 +119,22 @@ def _id(kind: str, *parts: str) -> str:
     return hashlib.sha256(json.dumps([kind, *parts]).encode()).hexdigest()[:32]
 
 
-def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def dump_json(values: dict[str, Any]) -> str:
+    """One line of JSON. Raises ValueError for numbers that are not finite, and broken text."""
+    # Several times faster than `json`: this runs for every answer.
+    text = to_json(values, inf_nan_mode="constants").decode()
+    if "NaN" in text or "Infinity" in text:
+        json.dumps(values, allow_nan=False)  # a number, or a word in somebody's text?
+    return text
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What `dump_json` wrote. Raises ValueError for anything that is not JSON."""
+    return from_json(text)
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:
-    values = json.loads(text)
+    values = parse_json(text)
     if not isinstance(values, dict):
         raise ValueError("a record is a JSON object")
     return values

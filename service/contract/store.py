@@ -1,6 +1,5 @@
 """The record store: every answer, every review, and which worker serves which model."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from sqlalchemy import RowMapping, Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.contract.records import PredictionRecord, ReviewRecord
+from service.contract.records import PredictionRecord, ReviewRecord, dump_json, parse_json
 from service.contract.schema import heartbeats as _heartbeats
 from service.contract.schema import open_database
 from service.contract.schema import predictions as _predictions
@@ -172,13 +171,13 @@ class Store:
 def _row(record: PredictionRecord) -> dict[str, Any]:
     values = record.to_dict()
     embedding = np.array(values.pop("embedding"), dtype="<f4").tobytes()
-    body = json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    body = dump_json(values)
     return {name: values[name] for name in _COLUMNS} | {"disputed": False, "body": body, "embedding": embedding}
 
 
 def _stored(row: RowMapping) -> StoredPrediction:
     embedding = np.frombuffer(row["embedding"], dtype="<f4").tolist()
-    record = PredictionRecord.from_dict({**json.loads(row["body"]), "embedding": embedding})
+    record = PredictionRecord.from_dict({**parse_json(row["body"]), "embedding": embedding})
     return StoredPrediction(int(row["seq"]), record, bool(row["disputed"]))
 
 

@@ -132,6 +132,7 @@ def test_a_restarted_service_knows_what_it_answered_before_the_store_does(live: 
         running.wait()
         # Both are there: one that starts without a store makes a new one.
         eventually(lambda: len(live.store.workers(0)) == 2, patience_s=START_S)
+        eventually(lambda: both_ready(running), patience_s=START_S)
         live.take_store_away()
         with Client(running.grpc) as client:
             for number in range(12):
@@ -139,10 +140,15 @@ def test_a_restarted_service_knows_what_it_answered_before_the_store_does(live: 
         running.kill()
     live.bring_store_back()
     with service(live, workers="2") as running:
-        eventually(lambda: running.status("/readyz") == 200, patience_s=START_S)
+        eventually(lambda: both_ready(running), patience_s=START_S)
         again = asked_of_every_worker(running, answered)
     assert all(records == {answered[number]} for number, records in again.items())
     eventually(lambda: live.store.count() == 12)
+
+
+def both_ready(running: Service) -> bool:
+    """Each worker takes some of so many connections."""
+    return all(running.status("/readyz") == 200 for _ in range(16))
 
 
 def asked_of_every_worker(running: Service, answered: dict[int, str]) -> dict[int, set[str]]:
