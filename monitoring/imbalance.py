@@ -44,7 +44,8 @@ def imbalance(
     index, _ = ordinals(kept.patient)
     counts = patient_counts(index, kept.predicted, patients, classes)
     total = counts.sum(axis=0)
-    before = np.bincount(reference.probabilities.argmax(axis=1), minlength=classes).astype(np.float64)
+    answers = reference.probabilities.argmax(axis=1)
+    before: Floats = np.bincount(answers, weights=reference.case_weight, minlength=classes).astype(np.float64)
     low, high = _share_intervals(counts, settings.confidence)
     drawn = bootstrap_weights(rng, patients, settings.bootstraps) @ counts
     # One more patient, who is like the reference: without it a window of one class would be certain of itself.

@@ -149,7 +149,9 @@ def estimated_accuracy(
     known = reference.patient != NO_PATIENT
     figure, drawn = _mean(cells.probabilities.max(axis=1), cells.patient, settings.bootstraps, rng)
     believed = reference.probabilities[known].max(axis=1).astype(np.float64)
-    expected, reference_drawn = _mean(believed, reference.patient[known], settings.bootstraps, rng)
+    expected, reference_drawn = _mean(
+        believed, reference.patient[known], settings.bootstraps, rng, reference.case_weight[known]
+    )
     interval = percentile_interval(drawn, settings.confidence)
     threshold = expected - settings.performance_margin
     detail: dict[str, object] = {"estimate": True, "blind_to": "concept drift", "reference": round(expected, 4)}
@@ -234,12 +236,15 @@ def _draw_tables(crossed: Floats, classes: int, draws: int, rng: np.random.Gener
     return (bootstrap_weights(rng, len(crossed), draws) @ crossed).reshape(draws, classes, classes)
 
 
-def _mean(values: Floats, patient: Integers, draws: int, rng: np.random.Generator) -> tuple[float, Floats]:
-    """The mean over cells, and over cells of patients drawn anew [draws]."""
+def _mean(
+    values: Floats, patient: Integers, draws: int, rng: np.random.Generator, weight: Floats | None = None
+) -> tuple[float, Floats]:
+    """The mean over cells, and over cells of patients drawn anew [draws]; `weight` [n]: what each cell counts for."""
     index, patients = ordinals(patient)
-    sums = sum_by(np.column_stack([values, np.ones(len(values))]), index)
+    counts = np.ones(len(values)) if weight is None else weight
+    sums = sum_by(np.column_stack([values * counts, counts]), index)
     drawn = bootstrap_weights(rng, patients, draws) @ sums
-    return float(values.mean()), drawn[:, 0] / drawn[:, 1]
+    return float(np.average(values, weights=counts)), drawn[:, 0] / drawn[:, 1]
 
 
 def _severity(drop: float, drawn: Floats, patients: int, settings: JudgeSettings) -> float:

@@ -55,6 +55,8 @@ def label_shift(
     answers = _by_patient(kept.patient, kept.predicted, classes)  # [P, C]
     predicted = reference.probabilities.argmax(axis=1)
     crossed = _by_patient(reference.patient[known], (reference.label * classes + predicted)[known], classes * classes)
+    # A model for another case mix than its reference's is held against that one.
+    crossed = crossed * np.repeat(_label_weight(reference), classes)
     matrix = (reference.confusion / labelled[:, None]).T  # [C answer, C label]
     before = crossed.reshape(-1, classes, classes).sum(axis=(0, 2)) / crossed.sum()
     shares = solve_shares(matrix, answers.sum(axis=0) / answers.sum())
@@ -96,6 +98,13 @@ def label_shift(
         detail=detail,
     )
     return finding, shares
+
+
+def _label_weight(reference: Reference) -> Floats:
+    """[C] for how many cells one of the reference counts, by its label."""
+    weight = np.zeros(reference.classes)
+    weight[reference.label] = reference.case_weight
+    return weight
 
 
 def solve_shares(matrix: Floats, answers: Floats) -> Floats:

@@ -19,11 +19,12 @@ from training.abstention import abstention
 from training.arrays import read_npz
 from training.calibration import OOD_EDGE, Calibration
 from training.config import configured
-from training.figures import Integers
+from training.figures import Floats, Integers
 from training.flagged import Scores, flagged
 from training.io import read_json, read_params, read_parquet, write_json
 from training.ood_suite import suite
 from training.pixels import PREPARED, TEST, TRAIN, VALIDATION, Cells, cells
+from training.priors import cell_weights, priors_of
 from training.shortcut_audit import audit
 from training.slices import slice_table
 
@@ -63,10 +64,12 @@ def evidence(
     strange: Mapping[str, tuple[Scores, npt.NDArray[np.str_]]],
     abstain: float,
     config: AuditConfig,
+    priors: Floats | None = None,
 ) -> dict[str, Any]:
     """The content of reports/evidence.json, of n test cells with probabilities [n, C] and scores [n].
 
-    `strange` has the scores and variants of each kind of the out-of-distribution suite (ood_suite.suite).
+    `strange` has the scores and variants of each kind of the out-of-distribution suite (ood_suite.suite); `priors` are
+    the shares of the labels [C] that the probabilities are for, where those are not the data's.
     """
     classes = len(test.labels)
     unit = test.column("unit")
@@ -79,7 +82,16 @@ def evidence(
     return {
         "abstention": abstention(confidence, correct, abstain, weight, flagged=ood_score > OOD_EDGE),
         "out_of_distribution": flagged(ood_score, strange, OOD_EDGE),
-        "slices": slice_table(kinds, test.label, probabilities, is_malignant, unit, weight, config.enough),
+        "slices": slice_table(
+            kinds,
+            test.label,
+            probabilities,
+            is_malignant,
+            unit,
+            weight,
+            config.enough,
+            None if priors is None else cell_weights(priors, test.label),
+        ),
         "methods": {
             "intervals": f"95 %, {config.bootstrap} resamplings of patients within their class, seed {config.seed}",
             "out_of_distribution": f"{config.pictures} pictures a kind, made from test cells and procedural textures",
@@ -127,7 +139,10 @@ def main(argv: list[str] | None = None) -> int:
         for kind, (pictures, variant) in suite(images[TEST], config.pictures, config.seed).items()
     }
     probabilities, scores = outputs["probabilities"], outputs["ood_score"]
-    found = evidence(test, tuple(about["malignant"]), probabilities, scores, strange, calibration.abstain, config)
+    priors = priors_of(read_params(), test.labels)
+    found = evidence(
+        test, tuple(about["malignant"]), probabilities, scores, strange, calibration.abstain, config, priors
+    )
     classes = len(test.labels)
     weight = bootstrap.patient_weights(
         test.column("unit"), test.label, classes, draws=config.bootstrap, seed=config.seed

@@ -43,7 +43,10 @@ def confusions(weight: npt.NDArray[np.float32], label: Integers, called: Integer
 
 
 def calibration_error_interval(
-    weight: npt.NDArray[np.float32], confidence: npt.ArrayLike, correct: Flags
+    weight: npt.NDArray[np.float32],
+    confidence: npt.ArrayLike,
+    correct: Flags,
+    case_weight: npt.ArrayLike | None = None,
 ) -> tuple[float, float]:
     """Interval of figures.debiased_calibration_error, not below 0, from weights [draws, n] of n ≥ 1 cells.
 
@@ -57,6 +60,8 @@ def calibration_error_interval(
     for k, part in enumerate(parts):
         member[part, k] = 1
     drawn = np.concatenate([np.ones((1, len(values))), weight.astype(np.float64)])  # the first: as they are
+    if case_weight is not None:
+        drawn *= np.asarray(case_weight, dtype=np.float64)
     cells = drawn @ member  # (1 + draws, bins)
     some = np.maximum(cells, 1)
     said, right = (drawn @ (member * column[:, None]) / some for column in (values, correct.astype(np.float64)))

@@ -3,7 +3,7 @@
 The embedding and the class means come from the train split; everything that decides comes from the validation split.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from service.contract.errors import CommandParser, ConfigError, run_command
 from training.calibration import Calibration, Distance, Singles, softmax
 from training.config import configured
-from training.figures import Flags, Integers, calibration_bins, expected_calibration_error, risk_coverage
+from training.figures import Flags, Floats, Integers, calibration_bins, expected_calibration_error, risk_coverage
 from training.io import read_json, read_params, read_parquet
 from training.pixels import PREPARED, TRAIN, VALIDATION, cells
-from training.scaling import Vector, compare, fit_temperature, fit_vector
+from training.priors import cell_weights, log_ratio, shares
+from training.scaling import Vector, compare, fit_temperature, fit_vector, moved
 
 METHODS = ("temperature", "auto")
 THREADS = 2  # fixed, as in training: the sums that a version is named by must not depend on the machine's load
@@ -43,6 +44,8 @@ class CalibrateConfig:
     """Wrong answers that are tolerated among those that are given rather than referred."""
     min_coverage: float = 0.85
     """Share of validation cells that is answered even when the risk is not met."""
+    priors: dict[str, float] = field(default_factory=dict)
+    """Label → its share where the model is used (training.priors); empty: as in the validation cells."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted. Raises ValueError."""
@@ -71,8 +74,13 @@ class Seen:
     """[n] patient, or duplicate group where patients are unknown; None where every cell stands for itself."""
 
 
-def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tuple[Calibration, dict[str, Any]]:
+def calibrate(
+    training: Seen, validation: Seen, config: CalibrateConfig, priors: Floats | None = None
+) -> tuple[Calibration, dict[str, Any]]:
     """Fit on what the network says; returns the calibration and notes for people, its method among them.
+
+    priors: shares of the labels [C] where the model is used, if not those of the validation cells. They come on top of
+    what is fitted, and the abstention threshold is chosen for them.
 
     Raises ConfigError when there are too few cells for that.
     """
@@ -85,9 +93,13 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
     logits = validation.logits.astype(np.float64)
     temperature = fit_temperature(logits, validation.label)
     vector, compared = _by_class(logits, validation, config)
+    fitted = "temperature" if vector is None else "vector"
+    if priors is not None:
+        vector = moved(vector or Vector(*_plain(temperature, len(priors))), log_ratio(priors, validation.label))
+    weight = None if priors is None else cell_weights(priors, validation.label)
     probabilities = softmax(logits / temperature if vector is None else vector(logits))
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == validation.label
-    abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage)
+    abstain, coverage, risk = abstain_threshold(confidence, correct, config.risk, config.min_coverage, weight)
     centre, projection = principal_components(training.features, size)
     embeddings = [((seen.features - centre) @ projection).astype(np.float32) for seen in (training, validation)]
     embedding = class_distances(embeddings[0], training.label, config.shrinkage)
@@ -95,17 +107,18 @@ def calibrate(training: Seen, validation: Seen, config: CalibrateConfig) -> tupl
     embedding = replace(embedding, edge=_edge(embedding(embeddings[1]), config.ood_quantile))
     picture = replace(picture, edge=config.picture_slack * _edge(picture(validation.picture), config.ood_quantile))
     plain = softmax(logits)
-    before = calibration_bins(plain.max(axis=1), plain.argmax(axis=1) == validation.label)
+    before = calibration_bins(plain.max(axis=1), plain.argmax(axis=1) == validation.label, weight=weight)
     notes = {
-        "method": "temperature" if vector is None else "vector",
+        "method": fitted,
         **compared,
+        **({} if priors is None else {"priors": dict(config.priors)}),
         "validation_cells": len(validation.label),
         "validation_coverage": coverage,
         "validation_risk": risk,
         "embedding_edge": embedding.edge,
         "picture_edge": picture.edge,
         "validation_ece_before": expected_calibration_error(before),
-        "validation_ece_after": expected_calibration_error(calibration_bins(confidence, correct)),
+        "validation_ece_after": expected_calibration_error(calibration_bins(confidence, correct, weight=weight)),
     }
     by_class = () if vector is None else (vector.scale, vector.shift)
     return Calibration(temperature, abstain, centre, projection, embedding, picture, *by_class), notes
@@ -125,14 +138,23 @@ def _by_class(
     return fit_vector(logits, validation.label) if found.vector_is_better else None, compared
 
 
+def _plain(temperature: float, classes: int) -> tuple[Singles, Singles]:
+    return np.full(classes, 1 / temperature, dtype=np.float32), np.zeros(classes, dtype=np.float32)
+
+
 def abstain_threshold(
-    confidence: npt.NDArray[np.float64], correct: Flags, risk: float, min_coverage: float
+    confidence: npt.NDArray[np.float64],
+    correct: Flags,
+    risk: float,
+    min_coverage: float,
+    weight: Floats | None = None,
 ) -> tuple[float, float, float]:
     """The lowest threshold at which the answered cells are wrong in at most `risk` of cases; its coverage and risk.
 
-    Where that would answer fewer than `min_coverage` of the cells, the highest threshold that answers so many.
+    Where that would answer fewer than `min_coverage` of the cells, the highest threshold that answers so many. `weight`
+    [n]: for how many cells each counts.
     """
-    thresholds, coverage, risks = risk_coverage(confidence, correct)
+    thresholds, coverage, risks = risk_coverage(confidence, correct, weight)
     enough = np.flatnonzero(coverage >= min_coverage)
     met = np.flatnonzero(risks <= risk)
     chosen = max(met[-1] if len(met) else 0, enough[0])
@@ -186,12 +208,13 @@ def main(argv: list[str] | None = None) -> int:
         Seen(*inference.outputs(network, part.load(), threads=THREADS), part.label, part.column("unit"))
         for part in (data.only(TRAIN), data.only(VALIDATION))
     )
-    calibration, notes = calibrate(training, validation, config)
+    priors = shares(config.priors, labels) if config.priors else None
+    calibration, notes = calibrate(training, validation, config, priors)
     calibration.save(**notes)
     print(
-        f"{notes['method']} scaling, temperature {calibration.temperature:.3f}; abstain below "
-        f"{calibration.abstain:.3f} (answers {notes['validation_coverage']:.1%}, "
-        f"{notes['validation_risk']:.1%} of them wrong), "
+        f"{notes['method']} scaling{', moved to the priors' if config.priors else ''}, temperature "
+        f"{calibration.temperature:.3f}; abstain below {calibration.abstain:.3f} "
+        f"(answers {notes['validation_coverage']:.1%}, {notes['validation_risk']:.1%} of them wrong), "
         f"known cells end at {calibration.embedding.edge:.2f} (embedding) and {calibration.picture.edge:.2f} (picture)"
     )
     return 0

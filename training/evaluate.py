@@ -22,6 +22,7 @@ from training.config import configured
 from training.figures import Flags, Floats, Integers
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, TEST, TRAIN, VALIDATION, Cells, cells
+from training.priors import cell_weights, priors_of
 from training.shortcut import colour_features, forest_predictions, size_features
 
 REPORT = Path("reports/evaluation.json")
@@ -64,12 +65,19 @@ class Judged:
     """What the forest on colours calls each cell."""
     size_shortcut: Integers
     """What the forest on sizes calls it."""
+    priors: Floats | None = None
+    """[C] shares of the labels that the probabilities are for; None: those of the data."""
 
     @property
     def called(self) -> Integers:
         """What the network calls each cell."""
         called: Integers = self.probabilities.argmax(axis=1).astype(np.int64)
         return called
+
+    @property
+    def weight(self) -> Floats | None:
+        """[n] for how many cells each counts in figures of calibration; None: alike."""
+        return None if self.priors is None else cell_weights(self.priors, self.label)
 
     @property
     def is_malignant(self) -> Flags:
@@ -88,7 +96,7 @@ def report(judged: Judged, config: EvaluateConfig) -> dict[str, Any]:
     classes, called = len(judged.labels), judged.called
     confusion = figures.confusion_matrix(judged.label, called, classes)
     confidence = judged.probabilities.max(axis=1)
-    bins = figures.calibration_bins(confidence, called == judged.label)
+    bins = figures.calibration_bins(confidence, called == judged.label, weight=judged.weight)
     weight = bootstrap.patient_weights(judged.unit, judged.label, classes, draws=config.bootstrap, seed=config.seed)
     two_class, reason = _two_class(judged, confusion)
     others = {"shortcut_balanced_accuracy": judged.shortcut, "size_shortcut_balanced_accuracy": judged.size_shortcut}
@@ -114,11 +122,19 @@ def report(judged: Judged, config: EvaluateConfig) -> dict[str, Any]:
         "methods": {
             "ece": f"{len(bins.cells)} bins of equal number over the largest probability (arXiv 1706.04599)",
             "ece_debiased": "less its bias on few cells (arXiv 1909.10155); the draws' spread is laid around it",
+            **_about(judged),
             "intervals": f"95 %, {config.bootstrap} resamplings of patients within their class, seed {config.seed}",
             "shortcut": "forest on mean and standard deviation of R, G and B, trained on train and validation cells",
             "size_shortcut": "forest on the areas of the cell and its nucleus, trained likewise",
         },
     }
+
+
+def _about(judged: Judged) -> dict[str, str]:
+    if judged.priors is None:
+        return {}
+    mix = ", ".join(f"{label} {share:.1%}" for label, share in zip(judged.labels, judged.priors, strict=True))
+    return {"priors": f"the probabilities are for {mix}; calibration errors count the test cells for these shares"}
 
 
 def _two_class(judged: Judged, confusion: Integers) -> tuple[dict[str, float | None], str]:
@@ -196,7 +212,7 @@ def _intervals(judged: Judged, weight: npt.NDArray[np.float32]) -> dict[str, lis
         draws |= {f"{name}_balanced_accuracy": theirs, f"network_minus_{name}": balanced - theirs}
     found = {name: bootstrap.interval(values) for name, values in draws.items()}
     confidence, correct = judged.probabilities.max(axis=1), judged.called == judged.label
-    found["ece_debiased"] = bootstrap.calibration_error_interval(weight, confidence, correct)
+    found["ece_debiased"] = bootstrap.calibration_error_interval(weight, confidence, correct, judged.weight)
     return {name: None if bounds is None else [round(bound, 6) for bound in bounds] for name, bounds in found.items()}
 
 
@@ -256,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     said = answers(Serving(inference.load(), calibration), images[TEST])
     judged = Judged(
         data.labels, tuple(about["malignant"]), test.label, test.column("unit"), test.column("site"),
-        said.probabilities, *shortcuts(data, images, config),
+        said.probabilities, *shortcuts(data, images, config), priors_of(read_params(), data.labels),
     )  # fmt: skip
     found = {**report(judged, config), "notes": list(about["notes"])}
     write_json(REPORT, found)

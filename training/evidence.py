@@ -13,6 +13,7 @@ import pandas as pd
 from training import bootstrap, figures
 from training.change_plan import ChangePlan
 from training.figures import Flags, Floats, Integers
+from training.priors import cell_weights
 
 Figure = Callable[[npt.ArrayLike], Floats]
 State = Literal["passed", "refused", "not applicable"]
@@ -76,6 +77,10 @@ class Evidence:
     """Hash of the exported graph at hand."""
     draws: int = 2000
     seed: int = 0
+    priors: Floats | None = None
+    """[C] shares of the labels that the probabilities are for; None: those of the data."""
+    champion_priors: Floats | None = None
+    """[C] the same of the model in production."""
 
     @cached_property
     def called(self) -> Integers:
@@ -87,6 +92,11 @@ class Evidence:
     def is_malignant(self) -> Flags:
         """[C] which labels are malignant."""
         return np.array([label in self.malignant for label in self.labels])
+
+    @cached_property
+    def case_weight(self) -> Floats | None:
+        """[n] for how many cells each counts in calibration errors; None: alike."""
+        return None if self.priors is None else cell_weights(self.priors, self.label)
 
     @cached_property
     def weights(self) -> npt.NDArray[np.float32]:

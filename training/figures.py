@@ -123,11 +123,14 @@ def roc_auc(score: npt.ArrayLike, positive: Flags, weight: npt.ArrayLike | None 
 
 
 class Bins(NamedTuple):
-    """Cells in order of confidence, cut into bins of equal number: mean confidence, share correct, cells; each [b]."""
+    """Cells in order of confidence, cut into bins of equal number: mean confidence and share correct, each [b]."""
 
     confidence: Floats
     correct: Floats
-    cells: Integers
+    cells: Floats
+    """How many the bin's cells count for."""
+    effective: Floats
+    """How many cells that count alike would tell as much (Kish); the cells themselves where they do."""
 
 
 def equal_parts(values: npt.ArrayLike, bins: int = BINS) -> list[Integers]:
@@ -140,15 +143,24 @@ def equal_parts(values: npt.ArrayLike, bins: int = BINS) -> list[Integers]:
     return np.array_split(order, max(1, min(bins, len(order) // 2)))
 
 
-def calibration_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = BINS) -> Bins:
-    """Equal-mass bins; fewer of them where there are fewer than two cells a bin. Raises ValueError without cells."""
+def calibration_bins(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = BINS, weight: npt.ArrayLike | None = None
+) -> Bins:
+    """Bins of equal numbers of cells, fewer of them where there are fewer than two cells a bin.
+
+    weight: for how many cells each counts [n], where they stand for another case mix. Raises ValueError without cells.
+    """
     values = np.asarray(confidence, dtype=np.float64)
     parts = equal_parts(values, bins)
     hits = np.asarray(correct, dtype=np.float64)
+    counts = np.ones(len(values)) if weight is None else np.asarray(weight, dtype=np.float64)
+    if weight is not None:
+        parts = [part for part in parts if counts[part].any()]
     return Bins(
-        np.array([values[part].mean() for part in parts]),
-        np.array([hits[part].mean() for part in parts]),
-        np.array([len(part) for part in parts], dtype=np.int64),
+        np.array([np.average(values[part], weights=counts[part]) for part in parts]),
+        np.array([np.average(hits[part], weights=counts[part]) for part in parts]),
+        np.array([counts[part].sum() for part in parts]),
+        np.array([counts[part].sum() ** 2 / (counts[part] ** 2).sum() for part in parts]),
     )
 
 
@@ -167,27 +179,31 @@ def debiased_calibration_error(bins: Bins) -> float:
     Not below 0.
     """
     gap = np.abs(bins.confidence - bins.correct)
-    spread = np.sqrt(bins.correct * (1 - bins.correct) / bins.cells)
+    spread = np.sqrt(bins.correct * (1 - bins.correct) / bins.effective)
     redrawn = folded_normal_mean(gap, spread)
     plain = expected_calibration_error(bins)
     return max(0.0, 2 * plain - float(np.average(redrawn, weights=bins.cells)))
 
 
-def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
+def risk_coverage(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, weight: npt.ArrayLike | None = None
+) -> tuple[Floats, Floats, Floats]:
     """What answering only the surest cells gives: thresholds falling, coverage and risk at each, all [k].
 
     Coverage is the share of cells whose confidence is at least the threshold, risk their share of wrong answers
-    (El-Yaniv and Wiener, JMLR 11 (2010) 1605–1641). Equal confidences are answered together.
+    (El-Yaniv and Wiener, JMLR 11 (2010) 1605–1641). Equal confidences are answered together. `weight` [n]: for how many
+    cells each counts.
     """
     values = np.asarray(confidence, dtype=np.float64)
     order = np.argsort(-values, kind="stable")
     ordered = values[order]
     last_of_equals = np.append(np.diff(ordered) != 0, True) if len(ordered) else np.zeros(0, dtype=bool)
-    answered = np.arange(1, len(ordered) + 1)
-    wrong = np.cumsum(1 - np.asarray(correct, dtype=np.float64)[order])
+    counts = np.ones(len(ordered)) if weight is None else np.asarray(weight, dtype=np.float64)[order]
+    answered = np.cumsum(counts)
+    wrong = np.cumsum(counts * (1 - np.asarray(correct, dtype=np.float64)[order]))
     return (
         ordered[last_of_equals],
-        (answered / max(1, len(ordered)))[last_of_equals],
+        (answered / max(answered[-1] if len(ordered) else 1.0, 1e-12))[last_of_equals],
         (wrong / answered)[last_of_equals],
     )
 

@@ -23,6 +23,7 @@ from training.gate_checks import CHECKS, Check
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, cells, load_pixels
 from training.places import CHAMPION, GATE, models_dir
+from training.priors import priors_of
 from training.served import serve
 
 Floats = npt.NDArray[np.float32]
@@ -107,8 +108,12 @@ def main(argv: list[str] | None = None) -> int:
     pixels, model = load_pixels([PREPARED / path for path in outputs["path"]]), Path("build/onnx/model.onnx")
     served = serve(model, pixels)
     probabilities, why = None, "no model is in production yet: absolute floors only"
+    champion_priors = None
     if version is not None:
-        probabilities, why = rescore(load_champion(version, models_dir()), pixels, labels, parameters["field"])
+        champion = load_champion(version, models_dir())
+        probabilities, why = rescore(champion, pixels, labels, parameters["field"])
+        if probabilities is not None:
+            champion_priors = priors_of(champion.manifest.parameters, labels)
     stored, chosen = (frozenset(read_json(Path(at, "frozen_test.json"))["units"]) for at in ("splits", "prepared"))
     evidence = Evidence(
         plan=load_plan(),
@@ -133,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         model_sha256=sha256_file(model),
         draws=parameters["gate"]["bootstrap"],
         seed=parameters["gate"]["seed"],
+        priors=priors_of(parameters, labels),
+        champion_priors=champion_priors,
     )
     outcomes = judge(evidence)
     result = report(outcomes, candidate=evidence.model_sha256, champion=version)

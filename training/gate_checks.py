@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from training import figures
+from training import bootstrap, figures
 from training import gate_rules as rules
 from training.evidence import Evidence, Outcome, bound
 from training.figures import Flags, Floats
 
 Check = Callable[[Evidence], Iterator[Outcome]]
+
+LEAST = 1e-6
+"""A probability below it counts as this: no single cell decides a mean of logarithms."""
 
 
 def sensitivity(evidence: Evidence) -> Iterator[Outcome]:
@@ -66,7 +69,9 @@ def calibration(evidence: Evidence) -> Iterator[Outcome]:
 
 def _error(evidence: Evidence, cells: Flags) -> float:
     right = (evidence.called == evidence.label)[cells]
-    return figures.debiased_calibration_error(figures.calibration_bins(evidence.candidate.max(axis=1)[cells], right))
+    weight = None if evidence.case_weight is None else evidence.case_weight[cells]
+    bins = figures.calibration_bins(evidence.candidate.max(axis=1)[cells], right, weight=weight)
+    return figures.debiased_calibration_error(bins)
 
 
 def answered(evidence: Evidence) -> Iterator[Outcome]:
@@ -141,6 +146,25 @@ def non_inferiority(evidence: Evidence) -> Iterator[Outcome]:
         yield bound(names[1], lower, plan.sensitivity_margin, f"{difference} sensitivity")
 
 
+def case_mix(evidence: Evidence) -> Iterator[Outcome]:
+    """Where the candidate is for another case mix than the model in production, it is the better one there."""
+    name = "case mix"
+    if evidence.priors is None or evidence.champion is None or evidence.case_weight is None:
+        why = "the candidate is for the case mix of the data" if evidence.priors is None else evidence.no_champion
+        yield Outcome(name, "not applicable", None, 0.0, why)
+    elif evidence.champion_priors is not None and np.allclose(evidence.priors, evidence.champion_priors, atol=1e-6):
+        yield Outcome(name, "not applicable", None, 0.0, "the model in production is for the same case mix")
+    else:
+        ours, theirs = (
+            np.log(np.maximum(said[np.arange(len(evidence.label)), evidence.label].astype(np.float64), LEAST))
+            for said in (evidence.candidate, evidence.champion)
+        )
+        drawn = evidence.weights * evidence.case_weight
+        found = bootstrap.interval(drawn @ (ours - theirs) / drawn.sum(axis=1))
+        what = "lower 95 % bound of (candidate − champion) log-likelihood of a cell, in nats, at the case mix it is for"
+        yield bound(name, None if found is None else found[0], 0.0, what)
+
+
 def shortcut(evidence: Evidence) -> Iterator[Outcome]:
     """The network knows more than the colours of the picture."""
     lower = evidence.gain_over(evidence.shortcut)
@@ -192,6 +216,7 @@ CHECKS: tuple[Check, ...] = (
     slices,
     slice_calibration,
     non_inferiority,
+    case_mix,
     shortcut,
     rules.patients_apart,
     rules.duplicates_apart,

@@ -15,16 +15,20 @@ from service.contract.errors import CommandParser, run_command
 from training import figures
 from training.arrays import read_npz
 from training.bento import build_bento
+from training.figures import Floats
 from training.io import read_json, read_params
 from training.model_card import FIGURES, model_card
 from training.places import ARTIFACT, BENTO
+from training.priors import priors_of
 from training.requirements import pins_of_extra
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def reference(outputs: Arrays, classes: int, seed: int) -> Reference:
+def reference(outputs: Arrays, classes: int, seed: int, priors: Floats | None = None) -> Reference:
     """What monitoring holds production against, from the candidate's outputs on the test cells (test_outputs.npz).
+
+    priors: shares of the labels [C] that the probabilities are for, where those are not the data's.
 
     Patients become ordinals in a random order and cells are shuffled, so that neither leads back to a patient.
     """
@@ -43,6 +47,7 @@ def reference(outputs: Arrays, classes: int, seed: int) -> Reference:
         site=tuple(outputs["site"][order].tolist()),
         patient=patient[order],
         confusion=figures.confusion_matrix(label, called, classes).astype(np.float64),
+        **({} if priors is None else {"priors": priors}),
     )
 
 
@@ -126,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
         model=Path("build/onnx/model.onnx"),
         warmup=Path("build/onnx/warmup.npz"),
         manifest_fields=fields,
-        reference=reference(outputs, len(fields.labels), parameters["package"]["seed"]),
+        reference=reference(
+            outputs, len(fields.labels), parameters["package"]["seed"], priors_of(parameters, fields.labels)
+        ),
         model_card=card,
     )
     lock, project = Path("requirements.lock").read_text(), Path("pyproject.toml").read_text()

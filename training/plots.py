@@ -65,8 +65,8 @@ def confusion_matrix(axes: Axes, judged: "Judged") -> None:
 def reliability(axes: Axes, judged: "Judged") -> None:
     """Share correct against confidence in bins of equal number, with the interval that chance alone explains."""
     confidence = judged.probabilities.max(axis=1)
-    bins = figures.calibration_bins(confidence, judged.called == judged.label)
-    spread = 1.96 * np.sqrt(bins.confidence * (1 - bins.confidence) / bins.cells)
+    bins = figures.calibration_bins(confidence, judged.called == judged.label, weight=judged.weight)
+    spread = 1.96 * np.sqrt(bins.confidence * (1 - bins.confidence) / bins.effective)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="perfect")
     low, high = np.maximum(bins.confidence - spread, 0), np.minimum(bins.confidence + spread, 1)
     axes.vlines(bins.confidence, low, high, color=GREY, alpha=0.4, lw=5, label="95 % by chance alone")

@@ -1,12 +1,15 @@
 """The job that a trigger starts: reviewed cells become data, the pipeline runs, a branch and the ledger keep it.
 
-    python -m training.retrain --run ID --repo PATH --work DIR
+    python -m training.retrain --run ID --repo PATH --work DIR [--priors JSON]
 
 1. A clone of the repository in DIR/ID/repo, on a branch retrain/ID, with the repository's DVC cache. It starts from the
    commit that made the model in production, if a retraining made it and HEAD does not have it, else from HEAD.
 2. The test set of that commit is frozen before anything is added, and the new patients' part of it right after.
 3. `dvc repro`: train, gate, promote, as far as the change plan lets a program go.
 4. The branch goes back into the repository, whose work tree is never touched, and the ledger gets the result.
+
+With --priors nothing is added and nothing trained: `calibrate.priors` in params.yaml becomes the case mix that is
+given, and the same gate judges the same network's answers for it.
 
 Exit code: 0 the candidate passed or was refused, 1 the retraining failed, 2 bad input. With --promote, the candidate of
 an earlier run is promoted that waited for a person's approval.
@@ -23,6 +26,7 @@ from service.contract.files import write_atomic
 from service.contract.ledger import Ledger
 from training.io import read_json, read_params
 from training.places import ARTIFACT, GATE
+from training.priors import with_priors
 from training.sources import add_source
 from training.workspace import RetrainingFailed, Workspace
 
@@ -49,17 +53,32 @@ class Result:
     version: str
     promoted: bool
     seconds: float
+    priors: dict[str, float] | None = None
+    """The case mix that the answers were calibrated for; None: the candidate learned from reviewed cells."""
 
 
-def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: Mapping[str, str]) -> Result:
-    """Run the whole job in a workspace that is not there yet. Raises RetrainingFailed."""
+def retrain(
+    run: str,
+    workspace: Workspace,
+    ledger: Ledger,
+    environment: Mapping[str, str],
+    priors: Mapping[str, float] | None = None,
+) -> Result:
+    """Run the whole job in a workspace that is not there yet: on reviewed cells, or for another case mix.
+
+    Raises RetrainingFailed, and ConfigError for priors that are no shares.
+    """
     started = time.monotonic()
     workspace.clone()
     base = workspace.start_branch(base_commit(ledger))
     workspace.share_cache()
     freeze_test_set(workspace)
-    add_reviewed_cells(workspace, environment)
-    workspace.commit(f"Data: cells reviewed until retraining {run}", KEPT)
+    if priors is None:
+        add_reviewed_cells(workspace, environment)
+        workspace.commit(f"Data: cells reviewed until retraining {run}", KEPT)
+    else:
+        set_priors(workspace, priors)
+        workspace.commit(f"Priors: the case mix that recalibration {run} is for", KEPT)
     freeze_test_set(workspace)
     gate = run_pipeline(workspace, ledger)
     commit = workspace.commit(f"Retraining {run}: {gate['decision']}", KEPT)
@@ -75,6 +94,7 @@ def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: Mapping
         version=version,
         promoted=ledger.production() == version,
         seconds=round(time.monotonic() - started, 1),
+        priors=None if priors is None else dict(priors),
     )
 
 
@@ -105,6 +125,12 @@ def add_reviewed_cells(workspace: Workspace, environment: Mapping[str, str]) -> 
     )
     workspace.dvc("add", "--quiet", REVIEWED)
     write_atomic(params, add_source(params.read_text(encoding="utf-8"), SOURCE))
+
+
+def set_priors(workspace: Workspace, priors: Mapping[str, float]) -> None:
+    """Name the case mix in the clone's params.yaml. Raises ConfigError."""
+    params = workspace.path / "params.yaml"
+    write_atomic(params, with_priors(params.read_text(encoding="utf-8"), priors))
 
 
 def run_pipeline(workspace: Workspace, ledger: Ledger) -> dict[str, object]:

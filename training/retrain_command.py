@@ -16,6 +16,7 @@ from pathlib import Path
 from service.contract.errors import BlastwatchError, CommandParser, ConfigError, StoreUnavailable
 from service.contract.ledger import Ledger
 from training.places import bentoml_home, models_dir, store_url
+from training.priors import shares
 from training.retrain import promote_approved, retrain
 from training.workspace import RetrainingFailed, Workspace
 
@@ -96,9 +97,9 @@ def record(ledger: Ledger, kind: str, **body: object) -> None:
 
 def _retrain(options: argparse.Namespace, workspace: Workspace, ledger: Ledger, environment: Mapping[str, str]) -> int:
     if options.lock_fd is None:  # a trigger would have put it on record
-        record(ledger, "retraining_started", run=options.run, why="started by hand")
+        record(ledger, "retraining_started", run=options.run, why="started by hand", priors=options.priors)
     try:
-        result = retrain(options.run, workspace, ledger, environment)
+        result = retrain(options.run, workspace, ledger, environment, options.priors)
     except (BlastwatchError, OSError) as error:
         reason = " ".join(str(error).split())
         print(f"error: the retraining failed: {reason}", file=sys.stderr, flush=True)
@@ -135,6 +136,17 @@ def _keep_reports(workspace: Workspace) -> None:
         shutil.copytree(reports, workspace.path.parent / "reports", dirs_exist_ok=True)
 
 
+def _priors(text: str) -> dict[str, float]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object of labels and their shares")
+    shares(values, tuple(values))  # the pipeline knows the labels
+    return {str(label): float(share) for label, share in values.items()}
+
+
 def _parser() -> CommandParser:
     parser = CommandParser(
         prog="python -m training.retrain",
@@ -147,6 +159,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--work", type=Path, default=Path("var/work"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--keep-work", action="store_true", help="keep the clone when it is no longer needed")
+    parser.add_argument(
+        "--priors", type=_priors, metavar="JSON", help='train nothing: answer for this case mix, {"label": share, ...}'
+    )
     parser.add_argument("--promote", action="store_true", help="promote the candidate of this run, now approved")
     parser.add_argument("--nice", type=int, default=0, metavar="N", help="yield to other processes, as nice(1) has it")
     parser.add_argument("--lock-fd", type=int, default=None, help=argparse.SUPPRESS)

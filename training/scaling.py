@@ -46,6 +46,11 @@ class Comparison:
         return self.vector < self.temperature
 
 
+def moved(vector: Vector, by: Floats) -> Vector:
+    """The same with `by` [C] added to what it gives."""
+    return Vector(vector.scale, (vector.shift + by).astype(np.float32))
+
+
 def fit_temperature(logits: Floats, label: Integers) -> float:
     """The temperature, 0.05 to 20, of lowest negative log-likelihood (Guo et al., arXiv 1706.04599, section 4.2)."""
     found = minimize_scalar(

@@ -22,6 +22,7 @@ def slice_table(
     unit: npt.NDArray[np.str_],
     weight: npt.NDArray[np.float32],
     enough: int = ENOUGH,
+    case_weight: Floats | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """By kind and name: cells, patients, state, and with enough cells its figures, each {value, interval}.
 
@@ -33,10 +34,11 @@ def slice_table(
         unit: patient of each cell, [n].
         weight: resamplings of patients [draws, n], bootstrap.patient_weights.
         enough: cells that a slice needs.
+        case_weight: for how many cells each counts in calibration errors [n] (training.priors); None: alike.
     """
     return {
         kind: {
-            name or "unknown": _slice(names == name, label, probabilities, malignant, unit, weight, enough)
+            name or "unknown": _slice(names == name, label, probabilities, malignant, unit, weight, enough, case_weight)
             for name in np.unique(names).tolist()
         }
         for kind, names in kinds.items()
@@ -51,6 +53,7 @@ def _slice(
     unit: npt.NDArray[np.str_],
     weight: npt.NDArray[np.float32],
     enough: int,
+    case_weight: Floats | None,
 ) -> dict[str, Any]:
     cells, patients = int(here.sum()), len(np.unique(unit[here]))
     counted: dict[str, Any] = {"cells": cells, "patients": patients}
@@ -68,8 +71,9 @@ def _slice(
         "specificity": _figure(figures.specificity(two), figures.specificity(two_drawn)),
     }
     confidence, correct = said.max(axis=1), called == known
-    error = figures.debiased_calibration_error(figures.calibration_bins(confidence, correct))
-    interval = bootstrap.calibration_error_interval(drawn, confidence, correct)
+    counts = None if case_weight is None else case_weight[here]
+    error = figures.debiased_calibration_error(figures.calibration_bins(confidence, correct, weight=counts))
+    interval = bootstrap.calibration_error_interval(drawn, confidence, correct, counts)
     found["ece_debiased"] = {"value": round(error, 6), "interval": [round(end, 6) for end in interval]}
     return {**counted, "state": "measured", **found}
 

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ class Reference:
     site           n names
     patient        int64 [n], a random ordinal: never a pseudonym, never anything that leads back to one
     confusion      float64 [C, C], counts: rows true, columns predicted (largest probability)
+    priors         float64 [C], the shares of the labels that the probabilities are for; [0] where they are those of the
+                   reference's own cells
     """
 
     embedding: Floats
@@ -36,6 +38,7 @@ class Reference:
     site: tuple[str, ...]
     patient: Integers
     confusion: npt.NDArray[np.float64]
+    priors: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         """Bring arrays to their types and check the shapes. Raises ArtifactError."""
@@ -55,6 +58,8 @@ class Reference:
                 raise ArtifactError(f"reference {name} is {getattr(self, name).shape}, not {shape}")
         if rows == 0 or self.embedding.ndim != 2 or len(self.embedding) != rows or len(self.site) != rows:
             raise ArtifactError(f"reference needs one embedding and one site for each of its {rows} cells")
+        if self.priors.shape not in ((0,), (classes,)) or (self.priors < 0).any():
+            raise ArtifactError(f"reference priors are {self.priors}: a share for each of {classes} classes, or none")
         if not all(np.isfinite(getattr(self, name)).all() for name in _KINDS):
             raise ArtifactError("reference has a value that is not finite")
         if self.label.min() < 0 or self.label.max() >= classes or (self.confusion < 0).any():
@@ -64,6 +69,15 @@ class Reference:
     def classes(self) -> int:
         """C, the number of labels."""
         return int(self.confusion.shape[0])
+
+    @property
+    def case_weight(self) -> npt.NDArray[np.float64]:
+        """[n] for how many cells each counts, so that the labels have the shares `priors`; the mean is 1."""
+        if not len(self.priors):
+            return np.ones(len(self.label))
+        seen = np.bincount(self.label, minlength=self.classes)
+        weight = np.divide(self.priors, seen, out=np.zeros(self.classes), where=seen > 0)[self.label]
+        return np.asarray(weight / weight.mean())
 
     def save(self, path: Path) -> None:
         """Write one npz, without pickle; the same reference gives the same bytes."""
@@ -77,7 +91,9 @@ class Reference:
         """Read it back. Raises ArtifactError for anything that is not such a file."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(**{item.name: file[item.name] for item in fields(cls)})
+                # Artifacts of earlier releases have no priors.
+                names = [item.name for item in fields(cls) if item.name != "priors" or item.name in file]
+                return cls(**{name: file[name] for name in names})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} is not a reference file ({error}): fetch the artifact again") from error
 
@@ -89,4 +105,5 @@ _KINDS: dict[str, type[np.generic]] = {
     "label": np.int64,
     "patient": np.int64,
     "confusion": np.float64,
+    "priors": np.float64,
 }

@@ -108,6 +108,16 @@ FAULTS: list[tuple[Check, str, Fault]] = [
         ),
     ),
     (
+        gate_checks.case_mix,
+        "case mix",
+        # The model in production is as often wrong, and less sure of it.
+        lambda good: replace(
+            good,
+            priors=np.full(len(good.labels), 0.25),
+            champion=0.8 * good.candidate + 0.2 * np.eye(len(good.labels), dtype=np.float32)[good.label],
+        ),
+    ),
+    (
         gate_checks.shortcut,
         "shortcut",
         lambda good: replace(good, shortcut=fixture.confused(good.label, 0.06)),
@@ -227,7 +237,7 @@ def good() -> Evidence:
 
 
 def test_a_good_candidate_passes_every_check(good: Evidence) -> None:
-    outcomes = judge(good)
+    outcomes = judge(replace(good, priors=np.full(len(good.labels), 0.25)))
     assert refusals(outcomes) == []
     assert {outcome.state for outcome in outcomes} == {"passed"}
 
