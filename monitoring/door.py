@@ -9,8 +9,13 @@ from monitoring.runs import policy_state
 from service.contract.ledger import Row
 
 
-def refusal(rows: Sequence[Row], settings: PolicySettings, now: float, reviewed: Reviewed) -> str | None:
-    """Why no retraining may start now, and what to do about it; None when one may."""
+def refusal(rows: Sequence[Row], settings: PolicySettings, now: float, reviewed: Reviewed | None) -> str | None:
+    """Why no retraining may start now, and what to do about it; None when one may.
+
+    `reviewed` None: it needs no reviewed cells, as a recalibration does not.
+    """
+    if reviewed is None:
+        reviewed = Reviewed(settings.min_reviewed_cells, settings.min_reviewed_patients)
     state = policy_state(rows, PolicyState(), saved=float("inf"))
     starts = sorted(run.started for run in state.runs)
     match blocked(state, settings, now, reviewed):

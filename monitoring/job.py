@@ -14,6 +14,7 @@ from monitoring import policy
 from monitoring.judge import judge
 from monitoring.metrics import Metrics
 from monitoring.policy import Decision, Reviewed
+from monitoring.recalibration import case_mix
 from monitoring.reviews import of_model, unused
 from monitoring.runs import outcomes, policy_state, used_until
 from monitoring.settings import Settings
@@ -213,16 +214,23 @@ class Monitor:
         self._metrics.pending.set(bool(_kept(decision).pending))
         if decision.kind == "page":
             _logger.warning("a person is needed: %s", decision.why)
-        if decision.kind != "retrain":
+        priors = None
+        if decision.kind == "recalibrate" and self._settings.recalibrate == "local":
+            # Windows are on record before anything follows from them, this one too.
+            alarm = site.history.windows(window.model_version, last=self._settings.policy.fire_of)
+            priors = case_mix(item.findings for item in alarm)
+        if decision.kind != "retrain" and priors is None:
             return
-        reason = Reason(decision.why, causes=decision.causes, window=window.window_id, findings=window.findings)
+        reason = Reason(
+            decision.why, causes=decision.causes, window=window.window_id, findings=window.findings, priors=priors
+        )
         try:
             run = site.trigger.fire(reason, reviewed)
         except Conflict as error:
-            _logger.warning("a retraining is due (%s) and did not start: %s", decision.why, error)
+            _logger.warning("%s is due (%s) and did not start: %s", _what(decision), decision.why, error)
             return
         if run is None:
-            self._complain(f"a retraining is due ({decision.why}): the trigger is none, start it by hand")
+            self._complain(f"{_what(decision)} is due ({decision.why}): the trigger is none, start it by hand")
             return
         self._metrics.pending.set(0)
         self._metrics.retraining_running.set(1)
@@ -257,6 +265,10 @@ class Monitor:
         if text not in self._said:
             _logger.warning("%s", text)
         self._saying.add(text)
+
+
+def _what(decision: Decision) -> str:
+    return "a recalibration" if decision.kind == "recalibrate" else "a retraining"
 
 
 def _kept(decision: Decision) -> policy.PolicyState:

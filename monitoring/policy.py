@@ -7,7 +7,7 @@ window that could not be judged is no evidence for either side.
 
 What follows.
   covariate, or concept (by sampled reviews), or imbalance with reviewed cells at hand  →  retrain
-  label shift without any of these  →  recalibrate: advice for a person, once per alarm
+  label shift without any of these  →  recalibrate for the new case mix, once per alarm
   service quality                   →  page, once per alarm
 A retraining that is due stays pending until there are enough reviewed cells, and is withdrawn when its alarm goes.
 After a run only windows that closed since its start can ask for the next one: what led to the last run is no reason

@@ -21,6 +21,8 @@ class Retraining:
     run: str
     started: float
     end: Row | None = None
+    recalibrates: bool = False
+    """Nothing was trained: the candidate is for another case mix."""
 
     @property
     def outcome(self) -> Outcome:
@@ -39,7 +41,7 @@ def retrainings(rows: Sequence[Row]) -> list[Retraining]:
     for row in rows:
         if row.kind == STARTED:
             run = str(row.body.get("run"))
-            found.append(Retraining(run, seconds(row), ends.get(run)))
+            found.append(Retraining(run, seconds(row), ends.get(run), row.body.get("priors") is not None))
     return found
 
 
@@ -53,12 +55,12 @@ def open_runs(rows: Sequence[Row]) -> list[str]:
 def policy_state(rows: Sequence[Row], memory: PolicyState, saved: float) -> PolicyState:
     """The policy's state: `memory` as of `saved`, and runs, breaker and freeze as the ledger has them.
 
-    A retraining that was due is no longer so once any run has started since: what led to that run led to one already.
+    A retraining that was due is no longer so once one has started since: what led to that run led to one already.
     """
     every = retrainings(rows)
     resumed = [seconds(row) for row in rows if row.kind == "resumed"]
     switches = [row.kind for row in rows if row.kind in ("frozen", "resumed")]
-    taken = any(item.started >= saved for item in every)
+    taken = any(item.started >= saved and not item.recalibrates for item in every)
     return replace(
         memory,
         pending=() if taken else memory.pending,
@@ -70,7 +72,8 @@ def policy_state(rows: Sequence[Row], memory: PolicyState, saved: float) -> Poli
 
 def used_until(rows: Sequence[Row]) -> float:
     """Reviews up to this moment (seconds since the epoch) went into a candidate; 0 when there was none."""
-    return max((item.started for item in retrainings(rows) if item.outcome in ("passed", "refused")), default=0.0)
+    ended = (item for item in retrainings(rows) if item.outcome in ("passed", "refused") and not item.recalibrates)
+    return max((item.started for item in ended), default=0.0)
 
 
 def outcomes(rows: Sequence[Row]) -> dict[str, int]:

@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     trigger: Literal["local", "none"] = "local"
     """`local` starts retrainings as processes of this machine; `none` only says that one is due."""
 
+    recalibrate: Literal["local", "advise"] = "local"
+    """What follows from a change of the case mix alone: `local` makes a candidate for the new case mix, which meets the
+    gate and the change plan like any other; `advise` only says so, in the ledger and the log."""
+
     repo: Path = Path()
     """The Git work tree with dvc.yaml that a retraining clones. It is never changed but for a branch retrain/<run>."""
 

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +45,8 @@ class Reason:
     causes: tuple[str, ...] = ()
     window: str | None = None
     findings: tuple[Finding, ...] = ()
+    priors: Mapping[str, float] | None = None
+    """The case mix that a recalibration is for, by label; None: the network is to learn from reviewed cells."""
 
 
 class Trigger(Protocol):
@@ -102,7 +105,8 @@ class LocalTrigger:
             if lock is None:
                 raise Conflict("a retraining is running: wait for it to end")
             self._record_dead()
-            shut = refusal(self._ledger.rows(), self._settings.policy, time.time(), reviewed)
+            needed = reviewed if reason.priors is None else None
+            shut = refusal(self._ledger.rows(), self._settings.policy, time.time(), needed)
             if shut is not None:
                 raise Conflict(shut)
             run = new_run()
@@ -114,9 +118,12 @@ class LocalTrigger:
             asked = {"why": reason.why, "by": reason.by, "causes": list(reason.causes), "window": reason.window}
             self._ledger.append(FIRED, run=run, **asked, findings=seen)
             folder = self._settings.work_dir / run
-            self._ledger.append(STARTED, run=run, why=reason.why, log=str(folder / LOG), reviewed=reviewed.cells)
+            started: dict[str, object] = {"why": reason.why, "log": str(folder / LOG), "reviewed": reviewed.cells}
+            if reason.priors is not None:
+                started["priors"] = dict(reason.priors)
+            self._ledger.append(STARTED, run=run, **started)
             try:
-                self._child = self._spawn(run, folder, lock)
+                self._child = self._spawn(run, folder, lock, reason.priors)
             except OSError as error:
                 self._ledger.append(FAILED, run=run, reason=f"it could not be started: {error}")
                 _logger.error("retraining %s could not be started: %s", run, error)
@@ -152,11 +159,12 @@ class LocalTrigger:
         while self.watch(time.time()) and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def _spawn(self, run: str, folder: Path, lock: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, run: str, folder: Path, lock: int, priors: Mapping[str, float] | None) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True)
+        more = () if priors is None else ("--priors", json.dumps(dict(priors)))
         with (folder / LOG).open("ab") as log:
             child = subprocess.Popen(
-                self._command(run, lock),
+                [*self._command(run, lock), *more],
                 cwd=self._settings.repo,
                 env=child_environment(self._settings, os.environ),
                 stdin=subprocess.DEVNULL,

@@ -1,10 +1,13 @@
 """The trigger's command line: what a person may do to it, through the same door as the policy."""
 
 import argparse
+import json
 import time
 
 from monitoring.door import refusal
-from monitoring.policy import PolicyState
+from monitoring.history import History
+from monitoring.policy import PolicyState, Reviewed
+from monitoring.recalibration import case_mix
 from monitoring.reviews import unused
 from monitoring.runs import open_runs, policy_state, retrainings, used_until
 from monitoring.settings import Settings, load_settings
@@ -25,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     match arguments.command:
         case "retrain":
             return _retrain(arguments, settings, ledger)
+        case "recalibrate":
+            return _recalibrate(arguments, settings, ledger)
         case "freeze":
             ledger.append("frozen", by=_said(arguments.by, "--by"), why=_said(arguments.why, "--why"))
             print("triggers are frozen; a retraining that runs is not stopped")
@@ -38,9 +43,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def _retrain(arguments: argparse.Namespace, settings: Settings, ledger: Ledger) -> int:
     reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(ledger.rows()))
+    return _fire(
+        arguments, settings, ledger, Reason(_said(arguments.why, "--why"), by=_said(arguments.by, "--by")), reviewed
+    )
+
+
+def _recalibrate(arguments: argparse.Namespace, settings: Settings, ledger: Ledger) -> int:
+    production = ledger.production()
+    windows = History(settings.store_url).windows(production or "", last=settings.policy.fire_of)
+    priors = arguments.priors or case_mix(item.findings for item in windows)
+    if priors is None:
+        raise ConfigError("no window of the model in production found a label shift: give the case mix with --priors")
+    reason = Reason(_said(arguments.why, "--why"), by=_said(arguments.by, "--by"), priors=priors)
+    return _fire(arguments, settings, ledger, reason, Reviewed())
+
+
+def _fire(arguments: argparse.Namespace, settings: Settings, ledger: Ledger, reason: Reason, reviewed: Reviewed) -> int:
     trigger = LocalTrigger(ledger, settings)
-    run = trigger.fire(Reason(_said(arguments.why, "--why"), by=_said(arguments.by, "--by")), reviewed)
-    print(f"retraining {run} runs; its log: {settings.work_dir / run / LOG}", flush=True)
+    run = trigger.fire(reason, reviewed)
+    what = "retraining" if reason.priors is None else "recalibration"
+    print(f"{what} {run} runs; its log: {settings.work_dir / run / LOG}", flush=True)
     if not arguments.wait:
         return 0
     try:
@@ -51,7 +73,7 @@ def _retrain(arguments: argparse.Namespace, settings: Settings, ledger: Ledger) 
         raise
     item = next(item for item in retrainings(ledger.rows()) if item.run == run)
     body = item.end.body if item.end else {}
-    print(f"retraining {run}: {item.outcome}" + (f" ({body['reason']})" if "reason" in body else ""))
+    print(f"{what} {run}: {item.outcome}" + (f" ({body['reason']})" if "reason" in body else ""))
     for reason in body.get("reasons", []):
         print(f"  {reason}")
     return 1 if item.outcome == "failed" else 0
@@ -76,6 +98,13 @@ def _said(text: str, option: str) -> str:
     return text.strip()
 
 
+def _priors(text: str) -> dict[str, float]:
+    try:
+        return {str(label): float(share) for label, share in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object of labels and their shares") from None
+
+
 def parser() -> CommandParser:
     """The arguments, as `--help` shows them."""
     made = CommandParser(
@@ -90,6 +119,13 @@ def parser() -> CommandParser:
     retrain.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the ledger")
     retrain.add_argument("--by", default="operator", metavar="ROLE", help="who asks, as a role (default: %(default)s)")
     retrain.add_argument("--wait", action="store_true", help="wait for its end and print the result; 1 when it failed")
+    again = commands.add_parser(
+        "recalibrate", help="answer for another case mix, with nothing trained: by default the one of the last windows"
+    )
+    again.add_argument("--priors", type=_priors, metavar="JSON", help='the case mix: {"label": share, ...}')
+    again.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the ledger")
+    again.add_argument("--by", default="operator", metavar="ROLE", help="who asks, as a role (default: %(default)s)")
+    again.add_argument("--wait", action="store_true", help="wait for its end and print the result; 1 when it failed")
     freeze = commands.add_parser("freeze", help="let nothing start a retraining until `resume`")
     freeze.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the ledger")
     freeze.add_argument("--by", default="operator", metavar="ROLE", help="who asks, as a role (default: %(default)s)")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from service.contract.artifact import Manifest
 from training import tripod
 from training.card_evidence import evidence_sections
+from training.priors import priors_of
 
 FIGURES = {
     "sensitivity": "Sensitivity (malignant cells called malignant)",
@@ -19,6 +20,17 @@ FIGURES = {
     "shortcut_balanced_accuracy": "For comparison: balanced accuracy of a forest on six colour numbers",
     "size_shortcut_balanced_accuracy": "For comparison: balanced accuracy of a forest on cell and nucleus size",
 }
+
+
+def _case_mix(manifest: Manifest) -> list[str]:
+    priors = priors_of(manifest.parameters, manifest.labels)
+    if priors is None:
+        return []
+    mix = ", ".join(f"{label} {share:.1%}" for label, share in zip(manifest.labels, priors, strict=True))
+    return [
+        f"- Answers for this case mix: {mix}. Calibration errors below count the test cells for these shares; referral "
+        "by risk and coverage is of the test cells as they are"
+    ]
 
 
 def model_card(
@@ -66,6 +78,7 @@ def model_card(
         f"- Input: {manifest.height} × {manifest.width} RGB pixels showing {manifest.field_um:g} µm, {known}",
         f"- Refers a cell when its largest probability is below {manifest.thresholds.abstain:.4g} or its "
         f"out-of-distribution score above {manifest.thresholds.ood:.4g}",
+        *_case_mix(manifest),
         f"- Made {manifest.created or 'at an unknown time'} from code {manifest.code_revision or 'without a revision'} "
         f"and data {manifest.dataset_revision or 'without a revision'}",
         "",

@@ -78,10 +78,15 @@ def with_priors(text: str, named: Mapping[str, float]) -> str:
             lines.insert(found + 1, line)
             break
     changed = "\n".join(lines) + "\n"
-    before, after = yaml.safe_load(text), yaml.safe_load(changed)
-    if not isinstance(before, dict) or not isinstance(before.get("calibrate"), dict):
-        raise ConfigError("params.yaml has no section calibrate: restore it from git")
-    before["calibrate"]["priors"] = dict(named)
-    if after != before:
+    try:
+        before = yaml.safe_load(text)
+        before["calibrate"]["priors"] = dict(named)
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise ConfigError("params.yaml has no section calibrate: restore it from git") from None
+    try:
+        right = yaml.safe_load(changed) == before
+    except yaml.YAMLError:
+        right = False
+    if not right:
         raise ConfigError(f"params.yaml: cannot set the priors by itself: put `{line.strip()}` into calibrate")
     return changed

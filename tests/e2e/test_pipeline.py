@@ -5,12 +5,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from service.contract.artifact import FolderModelStore, read_artifact
 from service.contract.ledger import Ledger
 from service.contract.predictor import Predictor
+from service.contract.reference import Reference
 from tests.e2e.conftest import Story
 from tests.support.pipeline import Repository, edit, lenient, small, stages_run
 from tests.support.realdata import data_folder
@@ -156,6 +158,33 @@ def test_a_clone_with_the_cache_takes_every_stage_from_it_that_did_not_change(
     _, output = automatic
     # champion finds an empty ledger there, and the change plan is another one.
     assert set(stages_run(output)) == {"bounds", "champion", "gate", "promote"}
+
+
+def test_another_case_mix_is_a_candidate_like_any_other_and_nothing_is_trained(
+    story: Story, automatic: tuple[Repository, str]
+) -> None:
+    """Behind the tests above, for another model is in production afterwards."""
+    repository, _ = automatic
+    named = {"healthy": 0.7, "L1": 0.15, "L2": 0.1, "L3": 0.05}
+    edit(repository.path / "params.yaml", lambda params: params["calibrate"].update(priors=named))
+    output = repository.dvc("repro", check=True).stdout
+    after = {"bounds", "calibrate", "evaluate", "audit", "export", "champion", "gate", "package", "promote"}
+    assert set(stages_run(output)) == after
+    (verdict,) = (line for line in read(repository, "reports/gate.json")["checks"] if line["name"] == "case mix")
+    assert (verdict["state"], verdict["measured"] > 0) == ("passed", True)
+
+    models = FolderModelStore(repository.path / "var/bentoml/models/blastwatch")
+    version = ledger(repository).production()
+    assert version is not None and version != story.version
+    before, now = (Predictor(read_artifact(models.path(one))) for one in (story.version, version))
+    assert now.manifest.parameters["calibrate"]["priors"] == named
+    reference = Reference.load(now.artifact.path / "reference/reference.npz")
+    assert reference.priors.tolist() == pytest.approx(list(named.values()))
+    # The same network: every cell's odds moved by the same ratio.
+    cells = np.load(now.artifact.path / "serve/warmup.npz")["image"]
+    ratio = now.predict(cells).probabilities / before.predict(cells).probabilities
+    np.testing.assert_allclose(ratio / ratio[:, :1], np.broadcast_to(ratio[0] / ratio[0, 0], ratio.shape), rtol=1e-3)
+    assert ratio[0, 1:].max() < ratio[0, 0]
 
 
 def test_a_refused_candidate_is_on_record_stops_the_run_with_its_reasons_and_is_not_kept(

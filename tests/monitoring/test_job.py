@@ -6,6 +6,7 @@ real tests on real numbers.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -450,8 +451,41 @@ class TestDecisions:
         assert row.version == world.version
         assert row.body["window"] == world.history.windows()[2].window_id
         assert row.body["finding"]["name"] == "label_shift"
-        assert world.trigger.fired == []
         assert "recalibrate" in world.decisions()
+
+    def test_label_shift_alone_asks_for_a_candidate_for_the_new_mix(
+        self, world: World, planted: list[Window], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mixes = iter([0.6, 0.7, 0.8])
+
+        def judge(window: Window, *_: object, **__: object) -> list[Finding]:
+            share = next(mixes)
+            shares = {"healthy": share, "L1": 1 - share}
+            return [replace(verdict("label_shift", "label_shift", 2.0, window), detail={"shares": shares})]
+
+        monkeypatch.setattr(job, "judge", judge)
+        world.send(3, site="site-mix")
+        world.monitor.step()
+        (reason,) = world.trigger.fired
+        assert reason.priors is not None
+        assert dict(reason.priors) == pytest.approx({"healthy": 0.7, "L1": 0.3})
+        assert (reason.causes, reason.window) == (("label_shift",), world.history.windows()[2].window_id)
+
+    def test_it_is_advice_only_where_the_settings_say_so(
+        self, world: World, planted: list[Window], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shares = {"healthy": 0.8, "L1": 0.2}
+
+        def judge(window: Window, *_: object, **__: object) -> list[Finding]:
+            return [replace(verdict("label_shift", "label_shift", 2.0, window), detail={"shares": shares})]
+
+        monkeypatch.setattr(job, "judge", judge)
+        world.settings = world.settings.model_copy(update={"recalibrate": "advise"})
+        world.start()
+        world.send(3, site="site-mix")
+        world.monitor.step()
+        assert world.trigger.fired == []
+        assert world.kinds() == ["recalibration_advised"]
 
     def test_advice_survives_an_end_between_ledger_and_history(
         self, world: World, planted: list[Window], monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from monitoring.policy import PolicyState, Reviewed
 from monitoring.runs import outcomes, policy_state, retrainings, used_until
 from monitoring.settings import Settings
 from monitoring.trigger import LOCK, LOG, RUN, LocalTrigger, NoTrigger, Reason
-from service.contract.errors import Conflict, StoreUnavailable
+from service.contract.errors import ConfigError, Conflict, StoreUnavailable
 from service.contract.ledger import Ledger
 
 ENOUGH = Reviewed(cells=500, patients=30)
@@ -335,6 +335,36 @@ def test_the_job_is_the_pipelines_own(settings: Settings) -> None:
     assert options["--work"] == str(settings.work_dir)
 
 
+SHOWS = "import json, sys; print(json.dumps(sys.argv))"
+
+
+def test_a_recalibration_names_its_case_mix_and_needs_no_reviews(
+    make: Make, ledger: Ledger, settings: Settings
+) -> None:
+    trigger = make(SHOWS)
+    run = trigger.fire(Reason("the case mix changed", priors={"healthy": 0.8, "L1": 0.2}), Reviewed())
+    until(lambda: not trigger.watch(time.time()))
+    line = json.loads((settings.work_dir / run / LOG).read_text())
+    assert line[-2] == "--priors"
+    assert json.loads(line[-1]) == {"healthy": 0.8, "L1": 0.2}
+    assert ledger.rows("retraining_started")[0].body["priors"] == {"healthy": 0.8, "L1": 0.2}
+    # It meets the same door all the same.
+    ledger.append("frozen", by="sre", why="planned work")
+    with pytest.raises(Conflict, match="frozen"):
+        trigger.fire(Reason("again", priors={"healthy": 0.8, "L1": 0.2}), Reviewed())
+
+
+def test_a_recalibration_uses_no_reviews_up_and_no_wish(ledger: Ledger) -> None:
+    wish = PolicyState("v", alarms=("covariate",), pending=("covariate",))
+    before = time.time()
+    ledger.append("retraining_started", run="mix", priors={"healthy": 0.8, "L1": 0.2})
+    ledger.append("retraining_finished", run="mix", gate="passed")
+    assert used_until(ledger.rows()) == 0.0
+    state = policy_state(ledger.rows(), wish, saved=before)
+    assert state.pending == ("covariate",)
+    assert [run.outcome for run in state.runs] == ["passed"]
+
+
 class TestDoor:
     """Freeze, breaker, budget, cooldown and reviews, for the policy and for people."""
 
@@ -428,6 +458,17 @@ class TestCommand:
         with pytest.raises(Conflict, match="0 new reviewed cells"):
             trigger_command.main(["retrain", "--why", "because"])
         assert kinds(ledger) == []
+
+    def test_a_recalibration_needs_a_case_mix(self, ledger: Ledger) -> None:
+        with pytest.raises(ConfigError, match="--priors"):
+            trigger_command.main(["recalibrate", "--why", "because"])
+        assert kinds(ledger) == []
+
+    @pytest.mark.parametrize("priors", ["[]", "0.5", "{", '{"healthy": "most"}'])
+    def test_what_is_no_case_mix_is_one_line(self, priors: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            trigger_command.main(["recalibrate", "--why", "because", "--priors", priors])
+        assert "is not a JSON object of labels" in capsys.readouterr().err
 
     def test_a_reason_is_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:

@@ -105,3 +105,14 @@ def test_an_audit_that_is_missing_is_said_to_be() -> None:
 def test_the_table_survives_a_bar_in_an_answer() -> None:
     found = items(MANIFEST, EVALUATION, {}, intended_use="a | b", notes="x", cells=1, units=1)
     assert all(line.count("|") == 4 for line in table(found)[6:-1])
+
+
+def test_a_model_for_another_case_mix_says_so() -> None:
+    def card(parameters: dict[str, Any]) -> str:
+        manifest = MANIFEST.model_copy(update={"parameters": parameters})
+        return model_card(manifest, EVALUATION, intended_use="Decision support.", notes=[], cells=50, units=8)
+
+    rest = 0.25 / (len(MANIFEST.labels) - 1)
+    shares = {label: 0.75 if label == MANIFEST.labels[0] else rest for label in MANIFEST.labels}
+    assert f"for this case mix: {MANIFEST.labels[0]} 75.0%, " in card({"calibrate": {"priors": shares}})
+    assert "case mix:" not in card({"calibrate": {"priors": {}}})

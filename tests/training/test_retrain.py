@@ -32,6 +32,9 @@ data:
 
 field: {height: 32, width: 32, field_um: 20.0}
 split: {salt: stand-in}
+calibrate:
+  risk: 0.02
+  priors: {}
 """
 
 DVC_YAML = """\
@@ -203,6 +206,25 @@ def test_a_retraining_from_reviews_to_production(tmp_path: Path) -> None:
 
     after = (site.git("status", "--porcelain"), site.git("rev-parse", "HEAD"), site.git("branch", "--show-current"))
     assert after == before
+
+
+def test_a_recalibration_changes_the_priors_and_nothing_else(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    head = site.git("rev-parse", "HEAD")
+    done = site.retrain("mix", "--priors", '{"healthy": 0.7, "L1": 0.3}')
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = site.ledger.rows("retraining_finished")
+    assert (row.body["gate"], row.body["priors"]) == ("passed", {"healthy": 0.7, "L1": 0.3})
+    (started,) = site.ledger.rows("retraining_started")
+    assert started.body["priors"] == {"healthy": 0.7, "L1": 0.3}
+    commit = row.body["commit"]
+    assert "  priors: {healthy: 0.7, L1: 0.3}" in site.show(commit, "params.yaml")
+    changed = site.git("diff", "--unified=0", head, commit, "--", "params.yaml").splitlines()
+    assert [line for line in changed if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        "-  priors: {}",
+        "+  priors: {healthy: 0.7, L1: 0.3}",
+    ]
+    assert not (tmp_path / "work" / "mix" / "repo" / "data" / "reviewed" / "cells").exists()
 
 
 class Fake(Workspace):
@@ -410,6 +432,7 @@ class TestCommand:
             (["--run", "../r"], "--run"),
             (["--repo", "/"], "not the root of a Git work tree"),
             (["--run", "taken"], "is there already"),
+            (["--priors", '{"healthy": 0.7, "L1": 0.7}'], "sum to 1.4"),
         ],
     )
     def test_bad_input_is_one_line(self, tmp_path: Path, options: list[str], says: str) -> None:
