@@ -5,27 +5,31 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from monitoring.alerts import Alert, Answer, answer
 from monitoring.background import Background
 from monitoring.history import History
+from monitoring.inbox import Inbox
 from monitoring.job import Monitor
 from monitoring.metrics import build_metrics
 from monitoring.reports import prune, write_report
 from monitoring.settings import Settings, environment_names, load_settings
 from monitoring.verdict import JudgedWindow
 from monitoring.web import Pulse, build_app
+from monitoring.webhook import webhook
 from monitoring.window import Window
 from service.contract.artifact import Artifact
 from service.contract.errors import CommandParser, ConfigError, run_command
 from service.contract.reference import Reference
 
 SLOWEST_LOOK_S = 300.0
+ALERT_PATIENCE_S = 20.0
 SHOWN = 200
 REPORTS_WAITING = 50
 _logger = logging.getLogger("monitoring")
@@ -59,12 +63,13 @@ def serve(settings: Settings, bound: socket.socket) -> None:
     monitor = Monitor(settings, metrics, report=report if settings.reports else None)
     pulse = Pulse(SLOWEST_LOOK_S + 4 * settings.interval_s)
     stop = threading.Event()
+    inbox: Inbox[Sequence[Alert], Answer] = Inbox()
 
     def loop() -> None:
         while not stop.is_set():
             monitor.step()
             pulse.beat()
-            stop.wait(settings.interval_s)
+            inbox.serve(lambda alerts: answer(monitor.site(), alerts), settings.interval_s)
 
     def windows() -> list[JudgedWindow]:
         history = History(settings.store_url)
@@ -74,7 +79,8 @@ def serve(settings: Settings, bound: socket.socket) -> None:
             history.close()
 
     thread = threading.Thread(target=loop, name="monitor", daemon=True)
-    app = build_app(metrics.registry, pulse, settings.windows_dir, windows)
+    alerts = webhook(settings.token_file, metrics, lambda asked: inbox.ask(asked, ALERT_PATIENCE_S))
+    app = build_app(metrics.registry, pulse, settings.windows_dir, windows, [alerts])
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     # uvicorn hands the signal on once it has closed: what follows must still run.
     signal.signal(signal.SIGTERM, _leave)
@@ -84,6 +90,7 @@ def serve(settings: Settings, bound: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[bound])
     finally:
         stop.set()
+        inbox.close()
         background.close(timeout_s=5.0)
         thread.join(settings.retrain_grace_s)
         monitor.stop()

@@ -89,6 +89,11 @@ class Monitor:
         self._stream = None
         return False
 
+    def site(self) -> Site:
+        """What it works with, opened when it is first needed. Raises StoreUnavailable."""
+        self._site = self._site or self._start()
+        return self._site
+
     def stop(self) -> None:
         """The monitor ends; a retraining that it started is stopped or left, as the settings say."""
         if self._site is not None:
@@ -98,10 +103,13 @@ class Monitor:
                 _logger.error("the end of the retraining is not on record yet, the next start adds it: %s", error)
 
     def _look(self, now: float) -> None:
-        site = self._site = self._site or self._start()
+        site = self.site()
         self._metrics.retraining_running.set(site.trigger.watch(now))
         rows = site.ledger.rows()
-        self._metrics.frozen.set(policy_state(rows, policy.PolicyState(), 0.0).frozen)
+        state = policy_state(rows, *site.history.memory())
+        self._metrics.frozen.set(state.frozen)
+        alarms = state.alarms if state.model_version == site.ledger.production() else ()
+        self._metrics.show_alarms(alarms, breaker=policy.breaker_open(state, self._settings.policy))
         self._metrics.show_retrainings(outcomes(rows))
         latest = site.store.latest_seq()
         stream = self._follow(site, site.ledger.production())
@@ -220,6 +228,9 @@ class Monitor:
             alarm = site.history.windows(window.model_version, last=self._settings.policy.fire_of)
             priors = case_mix(item.findings for item in alarm)
         if decision.kind != "retrain" and priors is None:
+            return
+        if self._settings.trigger == "alerts" and priors is None:
+            self._complain(f"a retraining is due ({decision.why}): it is for Alertmanager to ask for it")
             return
         reason = Reason(
             decision.why, causes=decision.causes, window=window.window_id, findings=window.findings, priors=priors

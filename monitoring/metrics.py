@@ -5,16 +5,18 @@ hash that the ledger names.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from monitoring.findings import STATES, Finding
-from monitoring.policy import Kind
+from monitoring.policy import CAUSES, Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
+ALERT_OUTCOMES = ("started", "refused", "repeated", "ignored")
+WEBHOOK_REFUSALS = ("unauthorised", "not_configured", "bad_payload")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Metrics:
     decision: Gauge
     pending: Gauge
     frozen: Gauge
+    alarm: Gauge
+    breaker_open: Gauge
+    alerts: Counter
+    webhook_refused: Counter
     store_up: Gauge
     store_failures: Counter
     last_seen_seq: Gauge
@@ -78,6 +84,12 @@ class Metrics:
         for known in KINDS:
             self.decision.labels(kind=known).set(known == kind)
 
+    def show_alarms(self, causes: Collection[str], *, breaker: bool) -> None:
+        """What the policy has alarms for, and whether the breaker is open."""
+        for cause in CAUSES:
+            self.alarm.labels(cause=cause).set(cause in causes)
+        self.breaker_open.set(breaker)
+
     def show_production(self, version: str | None) -> None:
         """The model whose answers are watched."""
         self.production.clear()
@@ -118,6 +130,10 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
         decision=gauge("decision", "1 for the kind of the last decision", "kind"),
         pending=gauge("pending", "1 while a retraining is due and has not started"),
         frozen=gauge("frozen", "1 while a person has frozen the trigger"),
+        alarm=gauge("alarm", "1 while the policy has an alarm for this cause: out in 3 of the last 5 windows", "cause"),
+        breaker_open=gauge("breaker_open", "1 while refused candidates keep retraining off until a person resumes"),
+        alerts=counter("alerts", "Firing alerts that the webhook took, by what became of them", "outcome"),
+        webhook_refused=counter("webhook_refused", "Calls of the webhook that were turned away, by why", "reason"),
         store_up=gauge("store_up", "1 when store and ledger could be reached at the last look"),
         store_failures=counter("store_failures", "Looks at which store or ledger could not be reached"),
         last_seen_seq=gauge("last_seen_seq", "Last record that was read, and judged where it closed a window"),
@@ -133,6 +149,11 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
     for state in STATES:
         metrics.windows.labels(state=state)
     metrics.show_decision("none")
+    metrics.show_alarms((), breaker=False)
+    for outcome in ALERT_OUTCOMES:
+        metrics.alerts.labels(outcome=outcome)
+    for reason in WEBHOOK_REFUSALS:
+        metrics.webhook_refused.labels(reason=reason)
     return metrics
 
 

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     """Where the monitor listens: an IP address; loopback only."""
 
     port: int = Field(default=9109, ge=1, le=65535)
-    """The port of /metrics, /healthz and /reports/."""
+    """The port of /metrics, /healthz, /reports/ and /alerts."""
 
     interval_s: Seconds = 15.0
     """Seconds between two looks at the store."""
@@ -72,8 +72,13 @@ class Settings(BaseSettings):
     reports_kept: int = Field(default=100, ge=1)
     """Reports kept, of about 4 MB each; the oldest go first."""
 
-    trigger: Literal["local", "none"] = "local"
-    """`local` starts retrainings as processes of this machine; `none` only says that one is due."""
+    trigger: Literal["local", "alerts", "none"] = "local"
+    """`local` starts retrainings as processes of this machine; `alerts` too, but leaves it to Alertmanager's webhook to
+    ask for one that is due, so that its silences and mute times hold; `none` only says that one is due."""
+
+    token_file: Path | None = None
+    """A file with the SHA-256, in hex, of the token that Alertmanager sends to /alerts; without it the webhook is
+    off."""
 
     recalibrate: Literal["local", "advise"] = "local"
     """What follows from a change of the case mix alone: `local` makes a candidate for the new case mix, which meets the
@@ -139,6 +144,8 @@ class Settings(BaseSettings):
         home = Path(os.environ.get("BENTOML_HOME") or "var/bentoml")
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "models_dir", root / (self.models_dir or home / "models" / "blastwatch").expanduser())
+        if self.token_file is not None:
+            object.__setattr__(self, "token_file", root / self.token_file.expanduser())
         for name in ("pixels_dir", "reports_dir", "repo", "work_dir"):
             object.__setattr__(self, name, root / getattr(self, name).expanduser())
         object.__setattr__(self, "store_url", _absolute_url(self.store_url, root))

@@ -26,7 +26,7 @@ class Site:
 def open_site(settings: Settings) -> Site:
     """The site that the settings name. Raises StoreUnavailable while its database is away."""
     ledger = Ledger(settings.store_url)
-    make = LocalTrigger if settings.trigger == "local" else NoTrigger
+    make = NoTrigger if settings.trigger == "none" else LocalTrigger
     return Site(
         store=Store(settings.store_url),
         ledger=ledger,

@@ -52,7 +52,11 @@ class Pulse:
 
 
 def build_app(
-    registry: CollectorRegistry, pulse: Pulse, reports: Path, windows: Callable[[], Sequence[JudgedWindow]]
+    registry: CollectorRegistry,
+    pulse: Pulse,
+    reports: Path,
+    windows: Callable[[], Sequence[JudgedWindow]],
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """The app; `windows` gives the last judged windows, oldest first, and may raise StoreUnavailable."""
 
@@ -80,6 +84,7 @@ def build_app(
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/reports/", index),
+            *more,
             Mount("/reports", StaticFiles(directory=reports)),
         ]
     )

@@ -32,6 +32,7 @@ KINDS = (
     "frozen",
     "resumed",
     "recalibration_advised",
+    "alert_answered",
     "expired",
     "purged",
     "refer_all_on",

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from monitoring import job
+from monitoring.alerts import Alert, answer
 from monitoring.findings import Finding, judged
 from monitoring.history import History
 from monitoring.job import Monitor
@@ -425,6 +426,28 @@ class TestDecisions:
         assert len(world.trigger.fired) == 1
         assert world.value("frozen") == 0
 
+    def test_left_to_alertmanager_it_is_due_until_an_alert_asks(self, world: World, planted: list[Window]) -> None:
+        monitor = world.start(trigger="alerts")
+        review(world, world.send(3, site="site-new")[::5])
+        for _ in range(2):
+            monitor.step()
+            assert (world.trigger.fired, world.value("pending"), world.value("decision", kind="retrain")) == ([], 1, 1)
+        assert (world.value("alarm", cause="covariate"), world.value("alarm", cause="concept")) == (1, 0)
+        assert answer(monitor.site(), [Alert("BlastwatchRetrainingDue", "f t", "it is due")]).outcome == "started"
+        monitor.step()
+        (reason,) = world.trigger.fired
+        assert (reason.by, reason.causes, world.value("pending")) == ("alertmanager", ("BlastwatchRetrainingDue",), 0)
+
+    def test_an_open_breaker_shows(self, world: World, planted: list[Window]) -> None:
+        for run in ("run-1", "run-2"):
+            world.ledger.append("retraining_started", run=run)
+            world.ledger.append("retraining_finished", run=run, gate="refused", version="x", reasons=["planted"])
+        world.monitor.step()
+        assert world.value("breaker_open") == 1
+        world.ledger.append("resumed", by="sre")
+        world.monitor.step()
+        assert world.value("breaker_open") == 0
+
     def test_a_finished_run_needs_new_windows_and_the_cooldown(self, world: World, planted: list[Window]) -> None:
         sent = world.send(3, site="site-new")
         review(world, sent[::5])
@@ -511,6 +534,7 @@ class TestDecisions:
         review(world, sent[::5])
         world.monitor.step()
         assert world.value("pending") == 0
+        assert world.value("alarm", cause="covariate") == 0
         assert world.trigger.fired == []
         states = {"finding": "embedding", "family": "covariate", "state": "drift"}
         assert world.metrics.registry.get_sample_value("blastwatch_monitor_finding_state", states) is None

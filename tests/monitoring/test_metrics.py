@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.metrics import KINDS, Metrics, build_metrics
+from monitoring.policy import CAUSES
 
 PREFIX = "blastwatch_monitor_"
 
@@ -69,6 +70,17 @@ def test_one_kind_of_decision_at_a_time(metrics: Metrics) -> None:
     assert {kind: value(metrics, "decision", kind=kind) for kind in KINDS} == {
         kind: float(kind == "retrain") for kind in KINDS
     }
+
+
+def test_alarms_are_those_of_the_policy_and_no_others(metrics: Metrics) -> None:
+    metrics.show_alarms(("covariate", "quality"), breaker=True)
+    assert {cause: value(metrics, "alarm", cause=cause) for cause in CAUSES} == {
+        cause: float(cause in ("covariate", "quality")) for cause in CAUSES
+    }
+    assert value(metrics, "breaker_open") == 1
+    metrics.show_alarms((), breaker=False)
+    assert [value(metrics, "alarm", cause=cause) for cause in CAUSES] == [0.0] * len(CAUSES)
+    assert value(metrics, "breaker_open") == 0
 
 
 def test_production_names_one_model(metrics: Metrics) -> None:
