@@ -28,7 +28,7 @@ test: $(STAMP) ## every test but those of test-servers
 servers: ## install the servers that test-servers starts, where they are missing (Debian, as root)
 	@sh scripts/servers
 
-test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL (make servers installs them)
+test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL, Prometheus, Alertmanager (make servers installs them)
 	@$(BIN)/python -m pytest -m servers
 
 lint: $(STAMP) ## ruff, mypy strict, import rule
