@@ -1,5 +1,6 @@
 """What monitoring/prometheus and monitoring/grafana say, read for tests; and Debian's Prometheus and Alertmanager."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "monitoring/prometheus"
+GRAFANA = ROOT / "monitoring/grafana"
 RULES = tuple(sorted(path for path in FOLDER.glob("*.yml") if path.name != "prometheus.yml"))
 HOW = "is missing: run `make servers` (as root), or install Debian's packages prometheus and prometheus-alertmanager"
 
@@ -35,6 +37,21 @@ def rules(kind: str) -> Iterator[dict[str, Any]]:
     for path in RULES:
         for group in yaml.safe_load(path.read_text())["groups"]:
             yield from (rule for rule in group["rules"] if kind in rule)
+
+
+def boards() -> dict[str, dict[str, Any]]:
+    """{file's name without its ending: a dashboard}."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+
+
+def queries() -> dict[str, str]:
+    """{dashboard, panel, legend: PromQL} of every panel."""
+    return {
+        f"{board}: {panel['title']}: {target['legendFormat']}": target["expr"]
+        for board, whole in boards().items()
+        for panel in whole["panels"]
+        for target in panel["targets"]
+    }
 
 
 def samples() -> dict[str, set[str]]:

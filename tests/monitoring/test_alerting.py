@@ -1,0 +1,96 @@
+"""The whole way, with Debian's Prometheus and Alertmanager: scrape, rule, alert, webhook, one retraining.
+
+The retraining itself is a stand-in that reports its end and nothing else; everything before it is the real thing.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from monitoring.runs import retrainings
+from tests.service.running import eventually
+from tests.support.alerting import PATIENCE_S, Place, call, place
+from tests.support.prometheus import queries
+
+pytestmark = pytest.mark.servers
+
+# Panels without a number here, and why. Everything else has to return one.
+WITHOUT_DATA = {
+    "model: Canary and shadow: {{role}} {{model_version}}": "neither runs: production answers alone",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Everything up, and what each test leaves is where the next one begins."""
+    with place(tmp_path_factory.mktemp("alerting")) as everything:
+        yield everything
+
+
+def test_both_are_scraped_and_two_quiet_windows_raise_nothing(found: Place) -> None:
+    found.until('up{job="blastwatch-service"}', 1)
+    found.until('up{job="blastwatch-monitor"}', 1)
+    call(found, "first")
+    found.send(2, seed=1)
+    found.until("sum(blastwatch_monitor_windows_total)", 2)
+    found.until("sum(blastwatch_answers_total)", 2)
+    call(found, "second")  # a rate is of what came after a series was first scraped
+    found.until("sum(blastwatch_answers_total)", 4)
+    eventually(lambda: "Watchdog" in found.received(), patience_s=PATIENCE_S)
+    time.sleep(3)  # several evaluations, and longer than any `for` of these copies
+    assert (found.firing(), found.received()) == ({"Watchdog"}, {"Watchdog"})
+
+
+def test_a_shift_raises_the_alert_and_the_webhook_starts_one_retraining(found: Place) -> None:
+    found.send(3, seed=10, shift=4.0, reviewed=True)
+    eventually(lambda: {"BlastwatchCellsChanged", "BlastwatchRetrainingDue"} <= found.firing(), patience_s=PATIENCE_S)
+    found.until('blastwatch_monitor_retrainings{outcome="passed"}', 1)
+    eventually(lambda: (found.value('blastwatch_monitor_alerts_total{outcome="repeated"}') or 0) >= 3)
+    rows = found.site.ledger.rows()
+    assert "BlastwatchRetrainingDue" in found.received()
+    [item] = retrainings(rows)
+    [fired] = [row.body for row in rows if row.kind == "trigger_fired"]
+    [answered] = [row.body for row in rows if row.kind == "alert_answered"]
+    assert (fired["by"], fired["causes"], fired["run"]) == ("alertmanager", ["BlastwatchRetrainingDue"], item.run)
+    assert (answered["outcome"], answered["run"]) == ("started", item.run)
+    assert found.value('blastwatch_monitor_alerts_total{outcome="started"}') == 1
+    found.until("blastwatch_monitor_pending", 0)
+
+
+def test_who_lacks_the_token_is_counted_and_that_is_an_alert(found: Place) -> None:
+    assert httpx.post(f"{found.monitor}/alerts", json={}, timeout=20).status_code == 401
+    wrong = {"authorization": "Bearer wrong"}
+    assert httpx.post(f"{found.monitor}/alerts", json={}, headers=wrong, timeout=20).status_code == 401
+    found.until('blastwatch_monitor_webhook_refused_total{reason="unauthorised"}', 2)
+    eventually(lambda: "BlastwatchWebhookRefused" in found.firing(), patience_s=PATIENCE_S)
+
+
+def test_every_rule_is_sound_and_says_what_it_means(found: Place) -> None:
+    groups = httpx.get(f"{found.prometheus}/api/v1/rules", timeout=20).json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 40
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+    said = [text for rule in rules for alert in rule.get("alerts", []) for text in alert["annotations"].values()]
+    assert len(said) >= 9
+    assert [text for text in said if "<error" in text or "no value" in text] == []
+
+
+@pytest.mark.parametrize("panel", queries())
+def test_every_panel_has_data(found: Place, panel: str) -> None:
+    expression = queries()[panel]
+
+    def numbers() -> list[float]:
+        return [value for item in found.query(expression) if math.isfinite(value := float(item["value"][1]))]
+
+    if panel in WITHOUT_DATA:
+        assert numbers() == [], f"{panel} has data now: take it off the list"
+    else:
+        assert eventually(numbers)
+
+
+def test_the_list_of_panels_without_data_is_short_and_current() -> None:
+    assert set(WITHOUT_DATA) <= set(queries())
+    assert len(WITHOUT_DATA) <= 3
