@@ -137,7 +137,10 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
         store_up=gauge("store_up", "1 when store and ledger could be reached at the last look"),
         store_failures=counter("store_failures", "Looks at which store or ledger could not be reached"),
         last_seen_seq=gauge("last_seen_seq", "Last record that was read, and judged where it closed a window"),
-        last_step_timestamp=gauge("last_step_timestamp_seconds", "When the last look at the store ended, well or not"),
+        last_step_timestamp=gauge(
+            "last_step_timestamp_seconds",
+            "When the last look at the store ended, well or not; at first, when the monitor started",
+        ),
         step_failures=counter("step_failures", "Looks that ended with an unforeseen error: see the log"),
         report_failures=counter("report_failures", "Reports of windows that could not be written: see the log"),
         reference_missing=gauge("reference_missing", "1 when production has no reference to judge against"),
@@ -146,6 +149,7 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
         retrainings=gauge("retrainings", "Retrainings in the ledger, by outcome", "outcome"),
     )
     metrics.last_window_age.set(float("nan"))
+    metrics.last_step_timestamp.set_to_current_time()
     for state in STATES:
         metrics.windows.labels(state=state)
     metrics.show_decision("none")

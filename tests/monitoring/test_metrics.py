@@ -1,6 +1,7 @@
 """The gauges say what the last window said, and nothing of an earlier model."""
 
 import math
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -97,3 +98,7 @@ def test_every_state_has_a_series_before_the_first_window(metrics: Metrics) -> N
         0.0
     ] * 4
     assert math.isnan(value(metrics, "last_window_age_seconds") or 0.0)
+
+
+def test_a_first_look_that_takes_long_is_not_taken_for_fifty_years(metrics: Metrics) -> None:
+    assert time.time() - (value(metrics, "last_step_timestamp_seconds") or 0.0) < 3600

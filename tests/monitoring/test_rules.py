@@ -9,8 +9,12 @@ import pytest
 import yaml
 
 import service.identity
+from monitoring.alerts import LABEL, RETRAIN
+from monitoring.settings import load_settings
+from monitoring.webhook import PATH
 from service.contract import errors
 from service.door import INTERNAL
+from service.settings import Settings as ServiceSettings
 from tests.support.prometheus import FOLDER, ROOT, RULES, labels_in, names_in, program, rules, samples
 
 CASES = tuple(sorted((Path(__file__).parent / "prometheus").glob("*.yml")))
@@ -18,6 +22,8 @@ ALERTS = {rule["alert"]: rule for rule in rules("alert")}
 RECORDED = {rule["record"]: rule for rule in rules("record")}
 EXPRESSIONS = {name: str(rule["expr"]) for name, rule in (ALERTS | RECORDED).items()}
 RUNBOOKS = (ROOT / "docs/operations.md").read_text().partition("\n## Runbooks\n")[2]
+CONFIGURATION = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+ALERTMANAGER = yaml.safe_load((ROOT / "monitoring/alertmanager/alertmanager.yml").read_text())
 OF_A_SCRAPE = {"job", "instance"}
 ALWAYS = "Watchdog"
 
@@ -75,8 +81,32 @@ def test_the_metrics_that_the_runbooks_name_exist() -> None:
 
 
 def test_prometheus_loads_every_file_of_rules() -> None:
-    loaded = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["rule_files"]
-    assert sorted(loaded) == [path.name for path in RULES]
+    assert sorted(CONFIGURATION["rule_files"]) == [path.name for path in RULES]
+
+
+def test_the_configurations_lead_to_service_and_monitor_as_they_listen_by_default() -> None:
+    scraped = {job["job_name"]: job for job in CONFIGURATION["scrape_configs"]}
+    targets = {name: job["static_configs"][0]["targets"] for name, job in scraped.items()}
+    monitor, served = load_settings(), ServiceSettings()
+    assert targets == {
+        "blastwatch-service": [f"127.0.0.1:{served.http_port}"],
+        "blastwatch-monitor": [f"127.0.0.1:{monitor.port}"],
+    }
+    assert set(re.findall(r'job="([^"]+)"', "".join(EXPRESSIONS.values()))) == set(targets)
+    [hook] = [item for each in ALERTMANAGER["receivers"] for item in each.get("webhook_configs", [])]
+    assert hook["url"] == f"http://{monitor.host}:{monitor.port}{PATH}"
+
+
+def test_alertmanager_speaks_of_alerts_that_there_are() -> None:
+    matchers = [
+        matcher
+        for rule in ALERTMANAGER["inhibit_rules"]
+        for side in ("source_matchers", "target_matchers")
+        for matcher in rule[side]
+    ]
+    named = {name for matcher in matchers for name in matcher.partition('"')[2].rstrip('"').split("|")}
+    assert len(named) > 8
+    assert named <= set(ALERTS)
 
 
 def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
@@ -110,6 +140,22 @@ def test_promtool_and_amtool_take_the_configurations() -> None:
     for line in lines:
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        (["alertname=Watchdog"], "dead-mans-switch"),
+        (["alertname=BlastwatchServiceDown"], "people"),
+        (["alertname=BlastwatchRetrainingDue", f"{LABEL}={RETRAIN}"], "retrain,people"),
+    ],
+)
+def test_each_alert_goes_where_it_should(labels: list[str], receivers: str) -> None:
+    line = [program("amtool"), "config", "routes", "test", "--config.file"]
+    line += [str(ROOT / "monitoring/alertmanager/alertmanager.yml"), *labels]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == receivers
 
 
 @pytest.mark.servers
