@@ -1,5 +1,6 @@
 """`python -m monitoring` as a process: it starts, answers, stops when told, and refuses what cannot work."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ def free_port() -> int:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    token = tmp_path / "token.sha256"
+    token.write_text(hashlib.sha256(b"the token").hexdigest())
     return os.environ | {
         "BLASTWATCH_ROOT": str(tmp_path),
         "BLASTWATCH_STORE_URL": f"sqlite:///{tmp_path}/store.db",
@@ -34,6 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "BLASTWATCH_MONITOR_PORT": str(free_port()),
         "BLASTWATCH_MONITOR_INTERVAL_S": "0.1",
         "BLASTWATCH_MONITOR_REPORTS": "false",
+        "BLASTWATCH_MONITOR_TOKEN_FILE": str(token),
     }
 
 
@@ -90,6 +94,28 @@ def test_it_watches_and_stops_when_told(
     assert monitor.wait(PATIENCE_S) == 0
     assert monitor.stderr is not None
     assert "Traceback" not in monitor.stderr.read()
+
+
+def test_an_alert_is_answered_by_the_loop_and_put_on_record(
+    monitor: "subprocess.Popen[str]", environment: dict[str, str], tmp_path: Path
+) -> None:
+    until_sample(monitor, environment, "blastwatch_monitor_store_up 1.0")
+    address = f"http://127.0.0.1:{environment['BLASTWATCH_MONITOR_PORT']}/alerts"
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "BlastwatchRetrainingDue", "action": "retrain"},
+        "startsAt": "2026-01-05T08:00:00Z",
+        "fingerprint": "f1",
+    }
+    message = {"version": "4", "alerts": [alert]}
+    assert httpx.post(address, json=message, timeout=PATIENCE_S).status_code == 401
+    token = {"authorization": "Bearer the token"}
+    reply = httpx.post(address, json=message, headers=token, timeout=PATIENCE_S)
+    assert (reply.status_code, reply.json()["outcome"]) == (200, "refused")
+    assert "200 of 10 are needed: review more" in reply.json()["why"]
+    [row] = Ledger(environment["BLASTWATCH_STORE_URL"]).rows("alert_answered")
+    assert (row.body["outcome"], row.body["why"]) == ("refused", reply.json()["why"])
+    until_sample(monitor, environment, 'blastwatch_monitor_alerts_total{outcome="refused"} 1.0')
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_2(environment: dict[str, str]) -> None:
