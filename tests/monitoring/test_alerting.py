@@ -44,16 +44,25 @@ def test_both_are_scraped_and_two_quiet_windows_raise_nothing(found: Place) -> N
     assert (found.firing(), found.received()) == ({"Watchdog"}, {"Watchdog"})
 
 
-def test_a_shift_raises_the_alert_and_the_webhook_starts_one_retraining(found: Place) -> None:
+def test_a_shift_raises_the_alert_and_a_freeze_holds_against_it(found: Place) -> None:
+    found.site.ledger.append("frozen", by="sre", why="a new scanner")
     found.send(3, seed=10, shift=4.0, reviewed=True)
     eventually(lambda: {"BlastwatchCellsChanged", "BlastwatchRetrainingDue"} <= found.firing(), patience_s=PATIENCE_S)
+    eventually(lambda: (found.value('blastwatch_monitor_alerts_total{outcome="refused"}') or 0) >= 2)
+    [answered] = found.site.ledger.rows("alert_answered")
+    assert (answered.body["outcome"], "frozen" in answered.body["why"]) == ("refused", True)
+    assert retrainings(found.site.ledger.rows()) == []
+
+
+def test_the_webhook_then_starts_one_retraining_however_often_it_is_asked(found: Place) -> None:
+    found.site.ledger.append("resumed", by="sre", why="")
     found.until('blastwatch_monitor_retrainings{outcome="passed"}', 1)
     eventually(lambda: (found.value('blastwatch_monitor_alerts_total{outcome="repeated"}') or 0) >= 3)
     rows = found.site.ledger.rows()
     assert "BlastwatchRetrainingDue" in found.received()
     [item] = retrainings(rows)
     [fired] = [row.body for row in rows if row.kind == "trigger_fired"]
-    [answered] = [row.body for row in rows if row.kind == "alert_answered"]
+    _, answered = [row.body for row in rows if row.kind == "alert_answered"]
     assert (fired["by"], fired["causes"], fired["run"]) == ("alertmanager", ["BlastwatchRetrainingDue"], item.run)
     assert (answered["outcome"], answered["run"]) == ("started", item.run)
     assert found.value('blastwatch_monitor_alerts_total{outcome="started"}') == 1
