@@ -476,8 +476,9 @@ class TestDecisions:
         assert row.body["finding"]["name"] == "label_shift"
         assert "recalibrate" in world.decisions()
 
+    @pytest.mark.parametrize("trigger", ["local", "alerts"])
     def test_label_shift_alone_asks_for_a_candidate_for_the_new_mix(
-        self, world: World, planted: list[Window], monkeypatch: pytest.MonkeyPatch
+        self, world: World, planted: list[Window], monkeypatch: pytest.MonkeyPatch, trigger: str
     ) -> None:
         mixes = iter([0.6, 0.7, 0.8])
 
@@ -487,6 +488,7 @@ class TestDecisions:
             return [replace(verdict("label_shift", "label_shift", 2.0, window), detail={"shares": shares})]
 
         monkeypatch.setattr(job, "judge", judge)
+        world.start(trigger=trigger)
         world.send(3, site="site-mix")
         world.monitor.step()
         (reason,) = world.trigger.fired
