@@ -8,7 +8,8 @@ says so in its log and metrics, and tries again at the next step.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from monitoring import policy
 from monitoring.judge import judge
@@ -20,14 +21,14 @@ from monitoring.runs import outcomes, policy_state, used_until
 from monitoring.settings import Settings
 from monitoring.site import Site, open_site
 from monitoring.trigger import Reason
+from monitoring.tumbling import Tumbling
 from monitoring.verdict import JudgedWindow, judged_window, window_id
-from monitoring.window import Window, tumble
+from monitoring.window import Window
 from service.contract.artifact import Artifact, read_artifact
 from service.contract.errors import ArtifactError, Conflict, NotFound, StoreUnavailable
 from service.contract.reference import Reference
-from service.contract.store import StoredPrediction
 
-PAGE = 2000
+PAGE = 10_000
 PAST_WINDOWS = 100
 _logger = logging.getLogger(__name__)
 
@@ -37,13 +38,13 @@ Report = Callable[[str, Window, Artifact, Reference], None]
 
 @dataclass
 class Stream:
-    """How far the answers of one model are read."""
+    """How far the answers of one model are read, and what they are cut into."""
 
     version: str
     artifact: Artifact
     reference: Reference
     read_to: int
-    open_cells: list[StoredPrediction] = field(default_factory=list)
+    open: Tumbling
 
 
 class Monitor:
@@ -118,9 +119,8 @@ class Monitor:
         judged = self._read(site, stream, now)
         if not judged:
             self._reconsider(site, stream.version, now)
-        self._metrics.open_window_cells.set(len(stream.open_cells))
-        patients = {cell.record.patient for cell in stream.open_cells} - {""}
-        self._metrics.open_window_patients.set(len(patients))
+        self._metrics.open_window_cells.set(stream.open.cells)
+        self._metrics.open_window_patients.set(stream.open.patients)
         self._metrics.last_seen_seq.set(latest)
 
     def _start(self) -> Site:
@@ -150,28 +150,28 @@ class Monitor:
         self._metrics.clear_window()
         for last in site.history.windows(version, last=1):
             self._metrics.show_window(last.findings, last.closed)
-        self._stream = Stream(version, artifact, reference, site.history.cursor(version))
+        numbers = self._settings.judge
+        windows = Tumbling(
+            version,
+            min_cells=numbers.min_cells,
+            min_patients=numbers.min_patients,
+            max_age_s=numbers.max_window_age_s,
+        )
+        self._stream = Stream(version, artifact, reference, site.history.cursor(version), windows)
         _logger.info("watching model %s after record %d", version, self._stream.read_to)
         return self._stream
 
     def _read(self, site: Site, stream: Stream, now: float) -> int:
         """Read on, and judge what closes; → windows judged."""
-        numbers, judged, full = self._settings.judge, 0, True
+        judged, full = 0, True
         while full:
-            page = site.store.predictions(after_seq=stream.read_to, model_version=stream.version, limit=PAGE)
+            page = site.store.cells(stream.version, after_seq=stream.read_to, limit=PAGE)
             full = len(page) == PAGE
-            closed, left = tumble(
-                [*stream.open_cells, *page],
-                min_cells=numbers.min_cells,
-                min_patients=numbers.min_patients,
-                max_age_s=numbers.max_window_age_s,
-                now=float("-inf") if full else now,  # with more to read, the open window may have cells yet to come
-            )
-            for window in closed:
+            # With more to read, the open window may have cells yet to come.
+            for window in chain(stream.open.add(page), () if full else stream.open.expire(now)):
                 self._judge(site, stream, window, now)
-            stream.open_cells = left
-            stream.read_to = page[-1].seq if page else stream.read_to
-            judged += len(closed)
+                judged += 1
+            stream.read_to = int(page.seq[-1]) if len(page) else stream.read_to
         return judged
 
     def _judge(self, site: Site, stream: Stream, window: Window, now: float) -> None:

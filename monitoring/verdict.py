@@ -65,7 +65,6 @@ def state_of(window: Window, findings: Sequence[Finding]) -> State:
 
 def judged_window(window: Window, findings: Sequence[Finding]) -> JudgedWindow:
     """The window with its verdict."""
-    patients = {item.record.patient for item in window.cells} - {""}
     return JudgedWindow(
         window_id=window_id(window),
         model_version=window.model_version,
@@ -75,7 +74,7 @@ def judged_window(window: Window, findings: Sequence[Finding]) -> JudgedWindow:
         closed=window.closed,
         complete=window.complete,
         cells=len(window.cells),
-        patients=len(patients),
+        patients=window.patients,
         state=state_of(window, findings),
         findings=tuple(findings),
     )

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from service.contract.database import Database, create_missing
 from service.contract.errors import ConfigError, StoreOutdated
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0005")
 UNNUMBERED = "unnumbered"
 
 metadata = MetaData()
@@ -52,6 +52,8 @@ predictions = Table(
     Column("disputed", Boolean, nullable=False),
     Column("body", Text, nullable=False),
     Column("embedding", LargeBinary, nullable=False),
+    Column("figures", LargeBinary),  # these two as cells.packed has them; none in rows of earlier releases
+    Column("reasons", Text),
     Index("predictions_by_request", "request_id", "client"),
     Index("predictions_by_model", "model_version", "seq"),
     Index("predictions_by_patient", "patient"),

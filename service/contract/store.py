@@ -8,6 +8,7 @@ import numpy as np
 from sqlalchemy import RowMapping, Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from service.contract.cells import Cells, cells_of_rows, cells_query, packed
 from service.contract.records import PredictionRecord, ReviewRecord, dump_json, parse_json
 from service.contract.schema import heartbeats as _heartbeats
 from service.contract.schema import open_database
@@ -15,9 +16,9 @@ from service.contract.schema import predictions as _predictions
 from service.contract.schema import reviews as _reviews
 
 _CHUNK = 500  # values in one IN (…): servers bound them
-_COLUMNS = tuple(
-    column.name for column in _predictions.c if column.name not in {"seq", "disputed", "body", "embedding"}
-)
+_MADE = {"seq", "disputed", "body", "embedding", "figures", "reasons"}  # not fields of a record
+_COLUMNS = tuple(column.name for column in _predictions.c if column.name not in _MADE)
+_RECORD = [column for column in _predictions.c if column.name in ("seq", "disputed", "body", "embedding")]
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class Store:
 
     def get(self, record_id: str) -> StoredPrediction | None:
         """The record of that id, if it is here."""
-        found = self._read(select(_predictions).where(_predictions.c.record_id == record_id))
+        found = self._read(select(*_RECORD).where(_predictions.c.record_id == record_id))
         return found[0] if found else None
 
     def by_request(self, client: str, request_id: str) -> list[StoredPrediction]:
         """What is on record for a client's request id, in order of arrival."""
         return self._read(
-            select(_predictions)
+            select(*_RECORD)
             .where(_predictions.c.client == client, _predictions.c.request_id == request_id)
             .order_by(_predictions.c.seq)
         )
@@ -106,12 +107,20 @@ class Store:
         include_test: bool = False,
     ) -> list[StoredPrediction]:
         """Records in order of arrival, after a number, of one model or all, at most `limit`; test traffic if asked."""
-        query = select(_predictions).where(_predictions.c.seq > after_seq).order_by(_predictions.c.seq).limit(limit)
+        query = select(*_RECORD).where(_predictions.c.seq > after_seq).order_by(_predictions.c.seq).limit(limit)
         if model_version is not None:
             query = query.where(_predictions.c.model_version == model_version)
         if not include_test:
             query = query.where(_predictions.c.test.is_(False))
         return self._read(query)
+
+    def cells(self, model_version: str, *, after_seq: int = 0, limit: int | None = None) -> Cells:
+        """Answers of a model as columns, in order of arrival, without test traffic and disputed answers.
+
+        Raises ValueError for answers that no one model can have given.
+        """
+        with self._database.read() as connection:
+            return cells_of_rows(connection.execute(cells_query(model_version, after_seq, limit)).all())
 
     def reviewed(
         self, *, with_pixels: bool | None = None, include_test: bool = False
@@ -125,7 +134,7 @@ class Store:
         )
         ranked = select(_reviews.c.record_id, _reviews.c.body.label("review"), order.label("rank")).subquery()
         query = (
-            select(_predictions, ranked.c.review)
+            select(*_RECORD, ranked.c.review)
             .join(ranked, ranked.c.record_id == _predictions.c.record_id)
             .where(ranked.c.rank == 1, _predictions.c.disputed.is_(False))
             .order_by(_predictions.c.seq)
@@ -171,8 +180,8 @@ class Store:
 def _row(record: PredictionRecord) -> dict[str, Any]:
     values = record.to_dict()
     embedding = np.array(values.pop("embedding"), dtype="<f4").tobytes()
-    body = dump_json(values)
-    return {name: values[name] for name in _COLUMNS} | {"disputed": False, "body": body, "embedding": embedding}
+    made = {"disputed": False, "body": dump_json(values), "embedding": embedding}
+    return {name: values[name] for name in _COLUMNS} | made | packed(record)
 
 
 def _stored(row: RowMapping) -> StoredPrediction:

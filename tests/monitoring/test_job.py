@@ -169,7 +169,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
 
     def judge(window: Window, *_: object, **__: object) -> list[Finding]:
         seen.append(window)
-        sites = {cell.record.site for cell in window.cells}
+        sites = set(window.columns.site)
         return [
             verdict("embedding", "covariate", 2.0 if "site-new" in sites else 0.1, window),
             verdict("label_shift", "label_shift", 2.0 if "site-mix" in sites else 0.1, window),
