@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
+from scipy.linalg import lapack
 
-from monitoring.resampling import Permutations, bootstrap_weights, percentile_interval
+from monitoring.resampling import Permutations, bootstrap_sums, percentile_interval
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 _TINY = 1e-12
 _EXACT = 1e-6
+_GATHERED = 1 << 21  # numbers of permuted directions at a time: bounds their memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,25 +86,25 @@ def compare(
         return Comparison(1.0, 0.0, (0.0, 0.0), nothing, scale, 0.0)
     contrast = weights / root  # the same for `rows`
 
-    rest = _null_space(root[:, None] * design).T  # [n − rank, n]
-    turned = rest @ rows
+    rest = Complement(root[:, None] * design)
+    turned = rest.into(rows)
     white = turned @ whitener(turned)
-    direction = rest @ contrast
+    direction = rest.into(contrast[:, None])[:, 0]
     observed = float(((direction @ white) ** 2).sum())
-    null = ((direction[orders.of(len(direction))] @ white) ** 2).sum(axis=1)
+    null = _permuted(direction, white, orders.of(len(direction)))
     # Ties count as extreme, also those that rounding made.
     p = (1 + int((null >= observed * (1 - 1e-9)).sum())) / (len(null) + 1)
 
-    residual = _null_space(root[:, None] * np.column_stack([design, group]))
-    free = residual.T @ rows  # within both groups: [n − rank, d]
+    residual = Complement(root[:, None] * np.column_stack([design, group]))
+    free = residual.into(rows)  # within both groups: [n − rank, d]
     unit = whitener(free)
     effect = contrast @ rows @ unit
-    errors = residual @ free @ unit * np.sqrt(len(rows) / len(free))  # residuals are smaller than errors
+    errors = residual.back(free) @ unit * np.sqrt(len(rows) / len(free))  # residuals are smaller than errors
     bias = float((contrast**2).sum() * ((free @ unit) ** 2).sum() / len(free))
-    drawn = np.zeros((bootstraps, len(group)))
+    pulls = contrast[:, None] * errors
+    draws = effect - pulls.sum(axis=0)
     for members in (group == 1, group == 0):
-        drawn[:, members] = bootstrap_weights(rng, int(members.sum()), bootstraps)
-    draws = effect + ((drawn - 1.0) * contrast) @ errors
+        draws = draws + bootstrap_sums(rng, pulls[members], bootstraps)
     # A draw carries the noise of the estimate and its own; the deviations that are its unit are estimated as well.
     known = np.sqrt(rng.chisquare(len(free), size=bootstraps) / len(free))
     lengths = known * np.sqrt(np.maximum((draws**2).sum(axis=1) - 2.0 * bias, 0.0))
@@ -144,7 +146,7 @@ def _precision(summary: Summary, design: Floats, group: Floats) -> tuple[Floats,
     One-way random effects by moments: the residual variance is that between patients plus the sampling noise.
     """
     value, noise = summary.value[summary.usable], summary.noise[summary.usable]
-    residual = _null_space(design).T @ value
+    residual = Complement(design).into(value)
     variance = (residual**2).sum(axis=0) / len(residual)
     scale = np.sqrt(np.where(variance > _TINY, variance, 1.0))
     sampling = float((summary.sampling / scale**2).mean())
@@ -160,8 +162,40 @@ def _weights(design: Floats, group: Floats, weight: Floats) -> Floats:
     return np.asarray(weight * left / max(float((weight * left**2).sum()), _TINY))
 
 
-def _null_space(design: Floats) -> Floats:
-    """An orthonormal basis [n, n − rank] of what the design's columns [n, k] leave."""
-    full, upper, _ = linalg.qr(design, pivoting=True)
-    size = np.abs(np.diag(upper))
-    return np.asarray(full[:, int((size > 1e-9 * size.max()).sum()) :])
+def _permuted(direction: Floats, white: Floats, orders: npt.NDArray[np.unsignedinteger]) -> Floats:
+    """Squared lengths of direction'white [B] with the direction [n] in each of the orders [B, n]; white [n, d]."""
+    together = max(1, _GATHERED // len(direction))
+    return np.concatenate(
+        [
+            ((direction[orders[start : start + together]] @ white) ** 2).sum(axis=1)
+            for start in range(0, len(orders), together)
+        ]
+    )
+
+
+class Complement:
+    """What the columns [n, k] of a design leave: an orthonormal basis of n − rank vectors, which is never written down.
+
+    It is the end of the Q of a QR decomposition, kept as k reflections: with all patients of a large window the basis
+    itself would be too much for memory.
+    """
+
+    def __init__(self, design: Floats) -> None:
+        (self._reflections, self._factors), upper, _ = linalg.qr(design, mode="raw", pivoting=True)
+        size = np.abs(np.diag(upper))
+        self._rank = int((size > 1e-9 * size.max()).sum())
+
+    def into(self, values: Floats) -> Floats:
+        """Coordinates along the basis: [n, d] → [n − rank, d]."""
+        return self._turn(values, "T")[self._rank :]
+
+    def back(self, coordinates: Floats) -> Floats:
+        """The vectors with these coordinates: [n − rank, d] → [n, d]."""
+        return self._turn(np.concatenate([np.zeros((self._rank, coordinates.shape[1])), coordinates]), "N")
+
+    def _turn(self, values: Floats, transposed: str) -> Floats:
+        room = 64 * values.shape[1]  # enough for LAPACK to work in blocks
+        turned, _, failed = lapack.dormqr("L", transposed, self._reflections, self._factors, values, room)
+        if failed:
+            raise np.linalg.LinAlgError(f"dormqr: argument {-failed}")
+        return np.asarray(turned)

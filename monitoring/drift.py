@@ -14,6 +14,8 @@ Not to be told apart from label shift: a change that moves cells of one class ex
 show it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
@@ -21,7 +23,8 @@ from scipy import special, stats
 from monitoring.contrast import Comparison, Summary, compare
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
-from monitoring.resampling import Permutations, benjamini_hochberg, ordinals, patient_counts, permutation_count, sum_by
+from monitoring.moments import Moments, moments
+from monitoring.resampling import Permutations, benjamini_hochberg, ordinals, patient_counts, permutation_count
 from monitoring.window import NO_PATIENT, WindowArrays
 from service.contract.reference import Reference
 from service.contract.statistics import STATISTICS
@@ -49,7 +52,9 @@ def covariate(
     Roeder and Wasserman 2006). `unknown` when the reference has too few patients or the window hardly shares a class
     with it.
     """
-    cells = window.with_patient()
+    mine = window.patient != NO_PATIENT
+    # The embeddings are read where they are: a copy of a large window's would be most of the memory.
+    cells = replace(window, embedding=window.embedding[:, :0]).with_patient()
     patients = cells.patients
     floor = settings.covariate_floor
     if patients < settings.min_patients:
@@ -64,8 +69,8 @@ def covariate(
     counts = patient_counts(index, answer, len(new), reference.classes)
     mix = counts / counts.sum(axis=1, keepdims=True)
     summaries = {
-        **_embedding(np.concatenate([cells.embedding, reference.embedding[known]]), index, answer, settings),
-        **_statistics(np.concatenate([cells.statistics, reference.statistics[known]]), index, answer),
+        **_embedding(moments([(window.embedding, mine), (reference.embedding, known)], index, answer), settings),
+        **_statistics(moments([(window.statistics, mine), (reference.statistics, known)], index, answer)),
     }
     tested = {name: item for name, item in summaries.items() if _enough(item.usable, new, settings)}
     weights = [np.ones(len(new))]
@@ -143,47 +148,34 @@ def _pool(window: Integers, reference: Integers) -> tuple[Integers, Flags]:
     return np.concatenate([first, second + here]), np.arange(here + there) < here
 
 
-def _within(values: Floats, index: Integers, answer: Integers) -> tuple[Floats, Floats]:
-    """Cells around their patient's mean [n, d], what the answered class explains taken out; pooled variance [d]."""
-    answers, count = ordinals(answer)
-    away = values - (sum_by(values, answers) / np.bincount(answers)[:, None])[answers]
-    sizes = np.bincount(index)
-    away -= (sum_by(away, index) / sizes[:, None])[index]
-    freedom = max(len(values) - len(sizes) - count + 1, 1)
-    return away, np.maximum((away**2).sum(axis=0) / freedom, 1e-24)
+def _means(found: Moments, columns: slice) -> Summary:
+    usable = np.ones(len(found.sizes), dtype=np.bool_)
+    return Summary(found.mean[:, columns], 1.0 / found.sizes, found.variance[columns], usable)
 
 
-def _means(values: Floats, index: Integers, variance: Floats) -> Summary:
-    sizes = np.bincount(index)
-    return Summary(sum_by(values, index) / sizes[:, None], 1.0 / sizes, variance, np.ones(len(sizes), dtype=np.bool_))
-
-
-def _embedding(values: Floats, index: Integers, answer: Integers, settings: JudgeSettings) -> dict[str, Summary]:
+def _embedding(found: Moments, settings: JudgeSettings) -> dict[str, Summary]:
     """The patients' means, and half the logarithm of their cells' variance over the dimensions (the log of a
     deviation).
 
     The logarithm of an estimated variance is too small by ln(k/2) − ψ(k/2) with k degrees of freedom, and has
     variance ψ′(k/2) (Bartlett and Kendall 1946); correlated dimensions count as (Σλ)²/Σλ² ones.
     """
-    away, variance = _within(values, index, answer)
-    unit = away / np.sqrt(variance)
-    correlation = unit.T @ unit / len(unit)
+    sizes, deviation = found.sizes, np.sqrt(found.variance)
+    correlation = found.cross / np.outer(deviation, deviation) / sizes.sum()
     # At least one: where no patient has two cells there is nothing to see, and no spread is usable.
     dimensions = max(1.0, float(np.trace(correlation) ** 2 / max(float((correlation**2).sum()), 1e-24)))
-    sizes = np.bincount(index)
     half = np.maximum(sizes - 1, 1) * dimensions / 2.0
-    spread = (sum_by(unit**2, index).mean(axis=1)) / np.maximum(sizes - 1, 1)
+    spread = (found.squares / found.variance).mean(axis=1) / np.maximum(sizes - 1, 1)
     log = np.log(np.maximum(spread, 1e-12)) - (special.digamma(half) - np.log(half))
     usable = sizes >= settings.min_spread_cells
     return {
-        EMBEDDING: _means(values, index, variance),
+        EMBEDDING: _means(found, slice(None)),
         SPREAD: Summary(log[:, None] / 2.0, special.polygamma(1, half) / 4.0, np.ones(1), usable),
     }
 
 
-def _statistics(values: Floats, index: Integers, answer: Integers) -> dict[str, Summary]:
-    _, variance = _within(values, index, answer)
-    return {name: _means(values[:, [column]], index, variance[[column]]) for column, name in enumerate(STATISTICS)}
+def _statistics(found: Moments) -> dict[str, Summary]:
+    return {name: _means(found, slice(column, column + 1)) for column, name in enumerate(STATISTICS)}
 
 
 def _enough(usable: Flags, new: Flags, settings: JudgeSettings) -> bool:

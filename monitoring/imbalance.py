@@ -14,7 +14,7 @@ from scipy import stats
 
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
-from monitoring.resampling import bootstrap_weights, effective, ordinals, patient_counts, percentile_interval
+from monitoring.resampling import bootstrap_sums, effective, ordinals, patient_counts, percentile_interval
 from monitoring.window import WindowArrays
 from service.contract.reference import Reference
 
@@ -47,7 +47,7 @@ def imbalance(
     answers = reference.probabilities.argmax(axis=1)
     before: Floats = np.bincount(answers, weights=reference.case_weight, minlength=classes).astype(np.float64)
     low, high = _share_intervals(counts, settings.confidence)
-    drawn = bootstrap_weights(rng, patients, settings.bootstraps) @ counts
+    drawn = bootstrap_sums(rng, counts, settings.bootstraps)
     # One more patient, who is like the reference: without it a window of one class would be certain of itself.
     drawn += before / before.sum() * cells / patients
     share = total / cells

@@ -59,7 +59,10 @@ def judge_arrays(
     if len(labels) != reference.classes or cells.embedding.shape[1] != reference.embedding.shape[1]:
         raise ValueError("window, labels and reference are not of the same model")
     streams = [np.random.default_rng([seed, number]) for number in range(len(_FAMILIES) + 2)]
-    label, shares = shift.label_shift(cells, reference, settings, streams[0], labels)
+    answers = replace(
+        cells, embedding=cells.embedding[:, :0]
+    )
+    label, shares = shift.label_shift(answers, reference, settings, streams[0], labels)
     covariate = drift.covariate(cells, reference, label, shares, settings, streams[1])
     if label.judged and any(finding.out for finding in covariate):
         # Shares follow from answers only while the cells of a class are what they were.
@@ -76,7 +79,7 @@ def judge_arrays(
     return [
         label,
         *covariate,
-        *imbalance.imbalance(cells, reference, settings, streams[2], labels),
+        *imbalance.imbalance(answers, reference, settings, streams[2], labels),
         *(
             performance.reviewed_performance(
                 performance.reviews(reviewed, labels, sampled=sampled, most=settings.max_reviews),
@@ -88,6 +91,6 @@ def judge_arrays(
             )
             for sampled, stream in ((True, streams[3]), (False, streams[4]))
         ),
-        performance.estimated_accuracy(cells, reference, settings, streams[5], shifted=shifted),
-        *performance.service_quality(cells, settings, streams[6]),
+        performance.estimated_accuracy(answers, reference, settings, streams[5], shifted=shifted),
+        *performance.service_quality(answers, settings, streams[6]),
     ]

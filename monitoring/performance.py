@@ -15,7 +15,7 @@ from scipy import stats
 
 from monitoring.findings import Family, Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
-from monitoring.resampling import bootstrap_weights, ordinals, patient_counts, percentile_interval, sum_by
+from monitoring.resampling import bootstrap_sums, ordinals, patient_counts, percentile_interval, sum_by
 from monitoring.window import NO_PATIENT, WindowArrays
 from service.contract.records import ReviewRecord
 from service.contract.reference import Reference
@@ -233,17 +233,17 @@ def balanced_accuracy(tables: Floats, classes: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _draw_tables(crossed: Floats, classes: int, draws: int, rng: np.random.Generator) -> Floats:
-    return (bootstrap_weights(rng, len(crossed), draws) @ crossed).reshape(draws, classes, classes)
+    return bootstrap_sums(rng, crossed, draws).reshape(draws, classes, classes)
 
 
 def _mean(
     values: Floats, patient: Integers, draws: int, rng: np.random.Generator, weight: Floats | None = None
 ) -> tuple[float, Floats]:
     """The mean over cells, and over cells of patients drawn anew [draws]; `weight` [n]: what each cell counts for."""
-    index, patients = ordinals(patient)
+    index, _ = ordinals(patient)
     counts = np.ones(len(values)) if weight is None else weight
     sums = sum_by(np.column_stack([values * counts, counts]), index)
-    drawn = bootstrap_weights(rng, patients, draws) @ sums
+    drawn = bootstrap_sums(rng, sums, draws)
     return float(np.average(values, weights=counts)), drawn[:, 0] / drawn[:, 1]
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_DRAWN_TOGETHER = 1 << 20  # numbers: bounds the memory of a bootstrap, whatever the patients
+
 
 def ordinals(patient: Integers) -> tuple[Integers, int]:
     """Patients [n], any numbers → the same as 0 … P−1 in order of their number [n], and P."""
@@ -38,6 +40,15 @@ def bootstrap_weights(rng: np.random.Generator, patients: int, draws: int) -> Fl
     return np.bincount(drawn.reshape(-1), minlength=draws * patients).reshape(draws, patients).astype(np.float64)
 
 
+def bootstrap_sums(rng: np.random.Generator, table: Floats, draws: int) -> Floats:
+    """Sums of a table over patients drawn anew: [patients, w] → [draws, w]; `bootstrap_weights` a part at a time."""
+    together = max(1, _DRAWN_TOGETHER // len(table))
+    parts = [
+        bootstrap_weights(rng, len(table), min(together, draws - start)) @ table for start in range(0, draws, together)
+    ]
+    return np.concatenate(parts)
+
+
 def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float]:
     """draws [B] → the percentile interval (Efron and Tibshirani 1993, section 13.3)."""
     tail = (1.0 - confidence) / 2.0
@@ -61,12 +72,12 @@ class Permutations:
     def __init__(self, rng: np.random.Generator, count: int) -> None:
         self._rng = rng
         self._count = count
-        self._orders: dict[int, Integers] = {}
+        self._orders: dict[int, npt.NDArray[np.unsignedinteger]] = {}
 
-    def of(self, size: int) -> Integers:
-        """[count, size], each row an order of 0 … size−1."""
+    def of(self, size: int) -> npt.NDArray[np.unsignedinteger]:
+        """[count, size], each row an order of 0 … size−1, in the smallest type that holds it."""
         if size not in self._orders:
-            plain = np.broadcast_to(np.arange(size), (self._count, size))
+            plain = np.broadcast_to(np.arange(size, dtype=np.min_scalar_type(size)), (self._count, size))
             self._orders[size] = self._rng.permuted(plain, axis=1)
         return self._orders[size]
 

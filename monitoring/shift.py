@@ -14,7 +14,7 @@ from scipy import stats
 
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
-from monitoring.resampling import bootstrap_weights, effective, ordinals, patient_counts, percentile_interval
+from monitoring.resampling import bootstrap_sums, effective, ordinals, patient_counts, percentile_interval
 from monitoring.window import WindowArrays
 from service.contract.reference import Reference
 
@@ -165,8 +165,8 @@ def _bootstrap(
     leaving a column of zeros.
     """
     classes = len(matrix)
-    counts = bootstrap_weights(rng, len(answers), draws) @ answers  # [B, C]
-    tables = (bootstrap_weights(rng, len(crossed), draws) @ crossed).reshape(draws, classes, classes)
+    counts = bootstrap_sums(rng, answers, draws)  # [B, C]
+    tables = bootstrap_sums(rng, crossed, draws).reshape(draws, classes, classes)
     labelled = tables.sum(axis=2)  # [B, C label]
     matrices = np.swapaxes((tables + 0.5 * matrix.T) / (labelled + 0.5)[..., None], 1, 2)
     shares = solve_shares(matrices, counts / counts.sum(axis=1, keepdims=True))

@@ -10,6 +10,7 @@ from monitoring import resampling
 from monitoring.resampling import (
     Permutations,
     benjamini_hochberg,
+    bootstrap_sums,
     bootstrap_weights,
     effective,
     ordinals,
@@ -62,3 +63,11 @@ def test_a_family_gets_the_permutations_that_its_first_bound_needs() -> None:
 
 def test_the_examples_in_the_docstrings_hold() -> None:
     assert doctest.testmod(resampling) == doctest.TestResults(failed=0, attempted=1)
+
+
+def test_sums_of_patients_drawn_anew_are_those_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.random.default_rng(1).normal(size=(37, 3))
+    wanted = bootstrap_weights(np.random.default_rng(2), 37, 100) @ table
+    for together in (1, 37 * 7, 1 << 20):
+        monkeypatch.setattr(resampling, "_DRAWN_TOGETHER", together)
+        np.testing.assert_allclose(bootstrap_sums(np.random.default_rng(2), table, 100), wanted, rtol=1e-12)
