@@ -67,9 +67,9 @@ def serve(settings: Settings, bound: socket.socket) -> None:
 
     def loop() -> None:
         while not stop.is_set():
-            monitor.step()
+            monitor.turn()
             pulse.beat()
-            inbox.serve(lambda alerts: answer(monitor.site(), alerts), settings.interval_s)
+            inbox.serve(lambda alerts: answer(monitor.site(), alerts), min(settings.poll_s, settings.interval_s))
 
     def windows() -> list[JudgedWindow]:
         history = History(settings.store_url)

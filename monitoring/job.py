@@ -66,14 +66,36 @@ class Monitor:
         self._clock = clock
         self._site: Site | None = None
         self._stream: Stream | None = None
+        self._due = float("-inf")
+        self._seen = -1
         self._said: set[str] = set()
         self._saying: set[str] = set()
+
+    def turn(self) -> bool:
+        """A step when `interval_s` has passed since the last one, else only a look for answers. Never raises."""
+        if time.monotonic() < self._due:
+            return self.peek()
+        self._due = time.monotonic() + self._settings.interval_s
+        return self.step()
 
     def step(self) -> bool:
         """One look at the store; False when something was in the way. Never raises."""
         self._saying = set()
         try:
-            self._look(self._clock())
+            return self._tried(self._look)
+        finally:
+            self._said = self._saying
+
+    def peek(self) -> bool:
+        """Between two steps: new answers of the model that is watched. Without any it is one small query.
+
+        False when something was in the way. Never raises.
+        """
+        return self._stream is None or self._tried(self._glance)
+
+    def _tried(self, look: Callable[[float], None]) -> bool:
+        try:
+            look(self._clock())
             self._metrics.store_up.set(1)
             return True
         except StoreUnavailable as error:
@@ -86,7 +108,6 @@ class Monitor:
             _logger.exception("this look at the store failed; the next one starts from what is on record")
         finally:
             self._metrics.last_step_timestamp.set(self._clock())
-            self._said = self._saying
         self._stream = None
         return False
 
@@ -119,9 +140,20 @@ class Monitor:
         judged = self._read(site, stream, now)
         if not judged:
             self._reconsider(site, stream.version, now)
+        self._show_open(stream, latest)
+
+    def _glance(self, now: float) -> None:
+        site, stream = self._site, self._stream
+        if site is None or stream is None or (latest := site.store.latest_seq()) == self._seen:
+            return
+        self._read(site, stream, now)
+        self._show_open(stream, latest)
+
+    def _show_open(self, stream: Stream, latest: int) -> None:
         self._metrics.open_window_cells.set(stream.open.cells)
         self._metrics.open_window_patients.set(stream.open.patients)
         self._metrics.last_seen_seq.set(latest)
+        self._seen = latest
 
     def _start(self) -> Site:
         site = self._open(self._settings)

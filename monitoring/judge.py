@@ -59,9 +59,8 @@ def judge_arrays(
     if len(labels) != reference.classes or cells.embedding.shape[1] != reference.embedding.shape[1]:
         raise ValueError("window, labels and reference are not of the same model")
     streams = [np.random.default_rng([seed, number]) for number in range(len(_FAMILIES) + 2)]
-    answers = replace(
-        cells, embedding=cells.embedding[:, :0]
-    )
+    # For those who take some of the cells: of the embedding they would only make a copy.
+    answers = replace(cells, embedding=cells.embedding[:, :0])
     label, shares = shift.label_shift(answers, reference, settings, streams[0], labels)
     covariate = drift.covariate(cells, reference, label, shares, settings, streams[1])
     if label.judged and any(finding.out for finding in covariate):

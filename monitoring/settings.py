@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     """The port of /metrics, /healthz, /reports/ and /alerts."""
 
     interval_s: Seconds = 15.0
-    """Seconds between two looks at the store."""
+    """Seconds between two looks at everything: store, ledger, reviews, retrainings."""
+
+    poll_s: Seconds = 1.0
+    """Seconds between two looks for new answers alone: they are shown, and judged when they close a window."""
 
     reports_dir: Path = Path("var/reports")
     """Evidently's HTML reports are written to windows/ in it."""

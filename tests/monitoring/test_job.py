@@ -198,6 +198,21 @@ class TestWindows:
         assert world.monitor.step()
         assert len(planted) == 2
 
+    def test_answers_are_shown_and_judged_between_two_steps(self, world: World, planted: list[Window]) -> None:
+        assert world.monitor.peek()  # nothing is watched yet: that is for a step
+        assert world.value("last_seen_seq") == 0
+        assert world.monitor.step()
+        world.send(1, cells=40)
+        assert world.monitor.peek()
+        assert world.value("open_window_cells") == 40
+        assert world.value("last_seen_seq") == 40
+        world.send(1)
+        assert world.monitor.peek()
+        assert world.windows() == [(1, 100, "ok")]
+        assert world.value("open_window_cells") == 40
+        assert world.monitor.step()
+        assert len(planted) == 1
+
     def test_a_restart_neither_judges_twice_nor_forgets(self, world: World, planted: list[Window]) -> None:
         world.send(1)
         world.send(1, cells=60)

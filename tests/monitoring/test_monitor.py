@@ -118,6 +118,26 @@ def test_an_alert_is_answered_by_the_loop_and_put_on_record(
     until_sample(monitor, environment, 'blastwatch_monitor_alerts_total{outcome="refused"} 1.0')
 
 
+def test_an_answer_is_shown_without_waiting_for_the_next_look_at_everything(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    artifact = watched_artifact(tmp_path / "models")
+    ledger = Ledger(environment["BLASTWATCH_STORE_URL"])
+    ledger.append("registered", version=artifact.version)
+    ledger.promote(artifact.version, None)
+    rarely = environment | {"BLASTWATCH_MONITOR_INTERVAL_S": "86400", "BLASTWATCH_MONITOR_POLL_S": "0.1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "monitoring"], env=rarely, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until_sample(process, rarely, f'blastwatch_monitor_production{{model_version="{artifact.version}"}} 1.0')
+            sent = stream(artifact.version, seed=1, patients=10, cells=5, start=time.time() - 60)
+            Store(environment["BLASTWATCH_STORE_URL"]).insert_predictions(sent)
+            until_sample(process, rarely, "blastwatch_monitor_open_window_cells 50.0")
+        finally:
+            process.kill()
+
+
 def test_a_port_in_use_is_one_line_and_exit_code_2(environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

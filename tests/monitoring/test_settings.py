@@ -13,6 +13,7 @@ def test_defaults_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("BENTOML_HOME", raising=False)
     settings = load_settings()
     assert (settings.host, settings.port, settings.interval_s) == ("127.0.0.1", 9109, 15.0)
+    assert settings.poll_s == 1.0  # with what ships the journal: an answer is shown well within 5 s
     assert settings.store_url == f"sqlite:///{tmp_path}/var/store.db"
     assert settings.models == tmp_path / "var/bentoml/models/blastwatch"
     assert settings.windows_dir == tmp_path / "var/reports/windows"
