@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     retrain_grace_s: Seconds = 20.0
     """Seconds that a stopped retraining has to end by itself."""
 
+    lease_s: Seconds = 120.0
+    """Seconds that a retraining may be silent before another host may take its place: longer than a database takes to
+    fail over, short against the hours of a retraining. It renews its lease four times as often."""
+
     retrain_nice: int = Field(default=10, ge=0, le=19)
     """How much a retraining yields to other processes of this machine, as nice(1) has it: answers come first."""
 

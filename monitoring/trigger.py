@@ -1,8 +1,9 @@
 """Starts a retraining as a process of this machine: one at a time, on record in the ledger, survived by a dead monitor.
 
-Single-flight is a lock on work_dir/retrain.lock that the child inherits: whoever started it, and however that one
-died, the lock is free exactly when no retraining runs. The child (`python -m training.retrain`) records its own result;
-one that ends without a result is recorded as failed by whoever next looks while the lock is free.
+Single-flight in a work folder is a lock on work_dir/retrain.lock that the child inherits: whoever started it, and
+however that one died, the lock is free exactly when no retraining runs there. Across hosts it is a lease in the store
+that the child renews. The child (`python -m training.retrain`) records its own result; one that ends without a result
+is recorded as failed by whoever next looks while neither is held, and can record nothing any more from then on.
 
     python -m monitoring.trigger retrain --why TEXT | freeze --why TEXT --by ROLE | resume --by ROLE | status
 """
@@ -27,7 +28,8 @@ from monitoring.runs import FAILED, FIRED, STARTED, open_runs, retrainings
 from monitoring.settings import Settings
 from service.contract.errors import Conflict, run_command
 from service.contract.files import write_atomic
-from service.contract.ledger import Ledger
+from service.contract.lease import RETRAINING, SECONDS, Lease, Leases, place
+from service.contract.ledger import FENCE, Ledger
 
 LOCK = "retrain.lock"
 LOG = "retrain.log"
@@ -91,6 +93,7 @@ class LocalTrigger:
         self._settings = settings
         self._command = command or retrain_command(settings)
         self._lock = settings.work_dir / LOCK
+        self._leases = Leases(settings.store_url)
         self._child: subprocess.Popen[bytes] | None = None
         self._own: str | None = None
         self._stopped: dict[str, tuple[str, float]] = {}  # run → why it was told to end, when it will be made to
@@ -104,33 +107,46 @@ class LocalTrigger:
         with held(self._lock, _PATIENCE_S) as lock:
             if lock is None:
                 raise Conflict("a retraining is running: wait for it to end")
-            self._record_dead()
-            needed = reviewed if reason.priors is None else None
-            shut = refusal(self._ledger.rows(), self._settings.policy, time.time(), needed)
-            if shut is not None:
-                raise Conflict(shut)
             run = new_run()
-            seen = [
-                {"name": item.name, "state": item.state, "figure": item.figure, "threshold": item.threshold}
-                for item in reason.findings
-                if item.out
-            ]
-            asked = {"why": reason.why, "by": reason.by, "causes": list(reason.causes), "window": reason.window}
-            self._ledger.append(FIRED, run=run, **asked, findings=seen)
-            folder = self._settings.work_dir / run
-            started: dict[str, object] = {"why": reason.why, "log": str(folder / LOG), "reviewed": reviewed.cells}
-            if reason.priors is not None:
-                started["priors"] = dict(reason.priors)
-            self._ledger.append(STARTED, run=run, **started)
+            lease = self._take(f"retraining {run}")
+            if lease is None:
+                raise Conflict("a retraining is running on another host: wait for it to end")
+            started = False
             try:
-                self._child = self._spawn(run, folder, lock, reason.priors)
-            except OSError as error:
-                self._ledger.append(FAILED, run=run, reason=f"it could not be started: {error}")
-                _logger.error("retraining %s could not be started: %s", run, error)
-                return run
-            self._own = run
-        _logger.info("retraining %s started (%s); its log: %s", run, reason.why, folder / LOG)
+                started = self._start(run, reason, reviewed, lock, lease)
+            finally:
+                if not started:
+                    self._leases.release(lease)
         return run
+
+    def _start(self, run: str, reason: Reason, reviewed: Reviewed, lock: int, lease: Lease) -> bool:
+        ledger = self._ledger.fenced(lease.fence)
+        self._record_dead(ledger)
+        needed = reviewed if reason.priors is None else None
+        shut = refusal(ledger.rows(), self._settings.policy, time.time(), needed)
+        if shut is not None:
+            raise Conflict(shut)
+        seen = [
+            {"name": item.name, "state": item.state, "figure": item.figure, "threshold": item.threshold}
+            for item in reason.findings
+            if item.out
+        ]
+        asked = {"why": reason.why, "by": reason.by, "causes": list(reason.causes), "window": reason.window}
+        ledger.append(FIRED, run=run, **asked, findings=seen)
+        folder = self._settings.work_dir / run
+        started: dict[str, object] = {"why": reason.why, "log": str(folder / LOG), "reviewed": reviewed.cells}
+        if reason.priors is not None:
+            started["priors"] = dict(reason.priors)
+        ledger.append(STARTED, run=run, **started)
+        try:
+            self._child = self._spawn(run, folder, lock, lease, reason.priors)
+        except OSError as error:
+            ledger.append(FAILED, run=run, reason=f"it could not be started: {error}")
+            _logger.error("retraining %s could not be started: %s", run, error)
+            return False
+        self._own = run
+        _logger.info("retraining %s started (%s); its log: %s", run, reason.why, folder / LOG)
+        return True
 
     def watch(self, now: float) -> bool:
         """See Trigger. Raises StoreUnavailable when the ledger cannot be reached."""
@@ -138,10 +154,28 @@ class LocalTrigger:
             self._child.poll()
         with held(self._lock) as lock:
             if lock is not None:
-                self._record_dead()
-                return False
+                return self._runs_elsewhere()
         self._stop_late(now)
         return True
+
+    def _runs_elsewhere(self) -> bool:
+        """Call only with the lock held. What is open and has no living holder has ended."""
+        known = self._leases.held(RETRAINING)
+        if known is None and self._child is None and not open_runs(self._ledger.rows()):
+            return False
+        lease = self._take("whoever records what ended without a result")
+        if lease is None:
+            self._child = self._own = None
+            return True
+        try:
+            self._record_dead(self._ledger.fenced(lease.fence))
+        finally:
+            self._leases.release(lease)
+        return False
+
+    def _take(self, holder: str) -> Lease | None:
+        """Call only with the lock held: then a holder of this place is dead."""
+        return self._leases.take(RETRAINING, place(self._settings.work_dir), holder, self._settings.lease_s)
 
     def stop(self) -> None:
         """Stop the retraining that this monitor started and record it as failed, or leave it, as the settings say."""
@@ -159,14 +193,17 @@ class LocalTrigger:
         while self.watch(time.time()) and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def _spawn(self, run: str, folder: Path, lock: int, priors: Mapping[str, float] | None) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, run: str, folder: Path, lock: int, lease: Lease, priors: Mapping[str, float] | None
+    ) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True)
         more = () if priors is None else ("--priors", json.dumps(dict(priors)))
+        handed = {FENCE: str(lease.fence), SECONDS: str(self._settings.lease_s)}
         with (folder / LOG).open("ab") as log:
             child = subprocess.Popen(
                 [*self._command(run, lock), *more],
                 cwd=self._settings.repo,
-                env=child_environment(self._settings, os.environ),
+                env=child_environment(self._settings, os.environ) | handed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -179,20 +216,20 @@ class LocalTrigger:
             _logger.error("retraining %s runs, but another monitor could not stop it: %s", run, error)
         return child
 
-    def _record_dead(self) -> None:
-        """Call only with the lock held: then every run that has no end on record has ended all the same."""
+    def _record_dead(self, ledger: Ledger) -> None:
+        """Call only with lock and lease held: then every run that has no end on record has ended all the same."""
         code = None
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):  # it let go of the lock: it is about to be gone
                 code = self._child.wait(_PATIENCE_S)
-        for run in open_runs(self._ledger.rows()):
+        for run in open_runs(ledger.rows()):
             reason = "it ended without a result"
             if run in self._stopped:
                 reason, _ = self._stopped[run]
             elif run == self._own and code is not None:
                 reason = f"it ended with {ending(code)} and without a result"
             log = self._settings.work_dir / run / LOG
-            self._ledger.append(FAILED, run=run, reason=reason, log=str(log))
+            ledger.append(FAILED, run=run, reason=reason, log=str(log))
             _logger.error("retraining %s: %s; its log: %s", run, reason, log)
         self._child = self._own = None
 

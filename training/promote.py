@@ -14,7 +14,7 @@ from pathlib import Path
 
 from service.contract.artifact import MODEL, Artifact, FolderModelStore, read_artifact
 from service.contract.errors import CommandParser, ConfigError, Conflict, LedgerError, NotFound, run_command
-from service.contract.ledger import Ledger
+from service.contract.ledger import Ledger, fence_of
 from training.change_plan import ChangePlan, load_plan
 from training.io import read_json
 from training.places import ARTIFACT, CHAMPION, GATE, MODEL_NAME, bentoml_home, store_url
@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     champion = read_json(CHAMPION).get("version")
     candidate = Candidate(read_artifact(ARTIFACT), read_json(GATE), None if champion is None else str(champion))
     home = bentoml_home()
-    print(promote(candidate, load_plan(), Ledger(store_url()), lambda artifact: import_model(artifact, home)))
+    ledger = Ledger(store_url()).fenced(fence_of(os.environ))
+    print(promote(candidate, load_plan(), ledger, lambda artifact: import_model(artifact, home)))
     return 0
 
 

@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from service.contract.errors import BlastwatchError, CommandParser, ConfigError, StoreUnavailable
-from service.contract.ledger import Ledger
+from service.contract.lease import RETRAINING, Lease, Leases, place, renewed, seconds_of
+from service.contract.ledger import FENCE, Ledger, fence_of
 from training.places import bentoml_home, models_dir, store_url
 from training.priors import shares
 from training.retrain import promote_approved, retrain
@@ -37,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path = work / options.run
     environment = job_environment(os.environ)
     os.nice(options.nice)
-    with single_flight(work, options.lock_fd) as lock:
+    ledger = Ledger(environment["BLASTWATCH_STORE_URL"])
+    with single_flight(work, options.lock_fd) as lock, leased(work, options.run, environment) as fence:
+        environment |= {FENCE: str(fence)}
         workspace = Workspace(repo, folder / "repo", f"retrain/{options.run}", environment, keep_open=[lock])
-        ledger = Ledger(environment["BLASTWATCH_STORE_URL"])
+        ledger = ledger.fenced(fence)
         if options.promote:
             return _promote(workspace, ledger)
         if workspace.path.exists():
@@ -81,6 +86,38 @@ def single_flight(work: Path, descriptor: int | None) -> Iterator[int]:
         yield handle.fileno()
 
 
+@contextlib.contextmanager
+def leased(work: Path, run: str, environment: Mapping[str, str]) -> Iterator[int]:
+    """Hold the lease that a trigger handed down, or take it, and renew it; → its number. Call it with the lock held.
+
+    Raises ConfigError when a retraining runs on another host, Conflict when what was handed down was taken over.
+    """
+    leases, seconds = Leases(environment["BLASTWATCH_STORE_URL"]), seconds_of(environment)
+    holder, fence = f"retraining {run}", fence_of(environment)
+    if fence is not None:
+        lease = Lease(RETRAINING, place(work), holder, fence)
+    else:
+        taken = leases.take(RETRAINING, place(work), holder, seconds)
+        if taken is None:
+            raise ConfigError("a retraining runs already on another host: wait for it to end")
+        lease = taken
+    with renewed(leases, lease, seconds, lost=_end):
+        yield lease.fence
+
+
+def cost(started: float) -> dict[str, float]:
+    """What this process and those that it waited for have used since `started` (of time.monotonic).
+
+    seconds, processor_seconds, and peak_memory_bytes: the resident set of whichever single process had most.
+    """
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "processor_seconds": round(sum(each.ru_utime + each.ru_stime for each in used), 1),
+        "peak_memory_bytes": max(each.ru_maxrss for each in used) * 1024,  # Linux counts in KiB
+    }
+
+
 def record(ledger: Ledger, kind: str, **body: object) -> None:
     """Append the result; hours of work are worth waiting some minutes for the ledger. Raises StoreUnavailable."""
     deadline = time.monotonic() + LEDGER_PATIENCE_S
@@ -98,15 +135,16 @@ def record(ledger: Ledger, kind: str, **body: object) -> None:
 def _retrain(options: argparse.Namespace, workspace: Workspace, ledger: Ledger, environment: Mapping[str, str]) -> int:
     if options.lock_fd is None:  # a trigger would have put it on record
         record(ledger, "retraining_started", run=options.run, why="started by hand", priors=options.priors)
+    started = time.monotonic()
     try:
         result = retrain(options.run, workspace, ledger, environment, options.priors)
     except (BlastwatchError, OSError) as error:
         reason = " ".join(str(error).split())
         print(f"error: the retraining failed: {reason}", file=sys.stderr, flush=True)
-        record(ledger, "retraining_failed", run=options.run, reason=reason)
+        record(ledger, "retraining_failed", run=options.run, reason=reason, cost=cost(started))
         return 1
     print(json.dumps(asdict(result), indent=2), flush=True)
-    record(ledger, "retraining_finished", **asdict(result))
+    record(ledger, "retraining_finished", **asdict(result), cost=cost(started))
     _keep_reports(workspace)
     if result.gate == "passed" and not result.promoted:
         places = f"--run {options.run} --repo {workspace.source} --work {options.work}"
@@ -116,6 +154,14 @@ def _retrain(options: argparse.Namespace, workspace: Workspace, ledger: Ledger, 
     elif not options.keep_work:
         workspace.remove()
     return 0
+
+
+def _end() -> None:
+    """The lease is another's: nothing that this job still does could count."""
+    print("error: another host took this retraining's place: it ends", file=sys.stderr, flush=True)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGTERM)  # what it started, too
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _promote(workspace: Workspace, ledger: Ledger) -> int:

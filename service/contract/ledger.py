@@ -4,19 +4,22 @@ The model in production is what the ledger says it is. A rollback is one more ro
 needs a new approval before it can be promoted again. No patient data ever goes in.
 """
 
+import contextlib
+import copy
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from service.contract.artifact import canonical_json
-from service.contract.errors import Conflict, LedgerError, NotFound, run_command
+from service.contract.errors import ConfigError, Conflict, LedgerError, NotFound, run_command
 from service.contract.records import utc_now
 from service.contract.schema import ledger as _ledger
-from service.contract.schema import open_database
+from service.contract.schema import open_database, refuse_replaced
 
 KINDS = (
     "registered",
@@ -25,6 +28,7 @@ KINDS = (
     "approved",
     "promoted",
     "rolled_back",
+    "decision",
     "trigger_fired",
     "retraining_started",
     "retraining_finished",
@@ -43,6 +47,8 @@ KINDS = (
     "shadow_ended",
 )
 GENESIS = "0" * 64
+FENCE = "BLASTWATCH_RETRAINING_FENCE"
+"""The environment variable in which a retraining's stages get the number of its lease (service/contract/lease.py)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,13 @@ class Ledger:
         Raises ConfigError for tables of another release, see schema.open_database.
         """
         self._database = open_database(url, create=create, timeout_s=timeout_s)
+        self._fence: int | None = None
+
+    def fenced(self, fence: int | None) -> Self:
+        """This ledger for whoever holds the lease of that number: each write raises Conflict once it was taken over."""
+        other = copy.copy(self)
+        other._fence = fence
+        return other
 
     def close(self) -> None:
         """Let go of idle connections."""
@@ -81,13 +94,19 @@ class Ledger:
 
         Raises ValueError for an unknown kind or a body that is not plain, finite JSON.
         """
-        with self._database.write() as connection:
+        with self._write() as connection:
             return append_in(connection, kind, body)
 
     def rows(self, *kinds: str) -> list[Row]:
         """All rows, or those of some kinds, oldest first. Raises LedgerError when a row cannot be read."""
         with self._database.read() as connection:
             return _rows(connection, *kinds)
+
+    def last(self, kind: str) -> Row | None:
+        """The newest row of a kind. Raises LedgerError when it cannot be read."""
+        with self._database.read() as connection:
+            rows = _rows(connection, kind, newest=1)
+        return rows[0] if rows else None
 
     def head(self) -> str:
         """The last row's hash (64 zeros when there is none). Noted elsewhere, it lets `verify` see a cut tail."""
@@ -125,7 +144,7 @@ class Ledger:
         """Note that `by` (a role) approves the version. Raises NotFound for one that was never registered."""
         if not by.strip():
             raise LedgerError("say who approves: --by ROLE")
-        with self._database.write() as connection:
+        with self._write() as connection:
             if not _is_registered(connection, version):
                 raise NotFound(f"no model {version} is registered: see `python -m service.contract.ledger show`")
             return append_in(connection, "approved", {"version": version, "by": by.strip()})
@@ -136,7 +155,7 @@ class Ledger:
         Returns None, without a row, when it already is in production. Raises Conflict when production is another
         version than `expected`, LedgerError when the version was rolled back and not approved since.
         """
-        with self._database.write() as connection:
+        with self._write() as connection:
             production = _production(connection)
             if production == version:
                 return None
@@ -160,7 +179,7 @@ class Ledger:
         """
         if not by.strip():
             raise LedgerError("say who rolls back: --by ROLE")
-        with self._database.write() as connection:
+        with self._write() as connection:
             history = _history(connection)
             if not history:
                 raise LedgerError("no model is in production: there is nothing to roll back")
@@ -197,6 +216,21 @@ class Ledger:
         if head is not None and head not in seen:
             raise LedgerError(f"the ledger was cut or replaced: it has no row with the hash {head}")
 
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._database.write() as connection:
+            if self._fence is not None:
+                refuse_replaced(connection, self._fence)
+            yield connection
+
+
+def fence_of(environ: Mapping[str, str]) -> int | None:
+    """The lease's number that a retraining handed down; None outside of one. Raises ConfigError."""
+    said = environ.get(FENCE)
+    if said and not said.isdecimal():
+        raise ConfigError(f"{FENCE} = {said!r} is no number: unset it, a retraining sets it for its own stages")
+    return int(said) if said else None
+
 
 def _hash(seq: int, time: str, kind: str, body: str, prev_hash: str) -> str:
     return hashlib.sha256(json.dumps([seq, time, kind, body, prev_hash]).encode()).hexdigest()
@@ -223,8 +257,8 @@ def _last(connection: Connection) -> tuple[int, str]:
     return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
 
-def _rows(connection: Connection, *kinds: str) -> list[Row]:
-    query = select(_ledger).order_by(_ledger.c.seq)
+def _rows(connection: Connection, *kinds: str, newest: int | None = None) -> list[Row]:
+    query = select(_ledger).order_by(_ledger.c.seq if newest is None else _ledger.c.seq.desc()).limit(newest)
     if kinds:
         query = query.where(_ledger.c.kind.in_(kinds))
     try:

@@ -8,6 +8,7 @@ from service.contract.errors import CommandParser
 from service.contract.ledger import Ledger, Row
 
 DEFAULT_URL = "sqlite:///var/store.db"
+SHOWN = 400  # characters of a list or an object; `--json` has all of it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +45,8 @@ def _show(rows: list[Row], ledger: Ledger) -> None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if isinstance(value, str) or len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _parser() -> CommandParser:

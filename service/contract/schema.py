@@ -24,10 +24,11 @@ from sqlalchemy import (
 )
 
 from service.contract.database import Database, create_missing
-from service.contract.errors import ConfigError, StoreOutdated
+from service.contract.errors import ConfigError, Conflict, StoreOutdated
 
-REVISIONS = ("0001", "0002", "0003", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 UNNUMBERED = "unnumbered"
+RETRAINING = "retraining"
 
 metadata = MetaData()
 
@@ -107,6 +108,16 @@ ledger = Table(
     Column("hash", String(64), nullable=False, unique=True),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("deadline", Float, nullable=False),
+)
+
 # The table in which Alembic notes the revision.
 _revision = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
@@ -130,6 +141,16 @@ def open_database(url: str, *, create: bool = True, timeout_s: float = 5.0) -> D
         database.close()
         raise
     return database
+
+
+def refuse_replaced(connection: Connection, fence: int) -> None:
+    """Raises Conflict unless that is the number of the lease by which somebody retrains now."""
+    query = select(leases.c.owner).where(leases.c.name == RETRAINING, leases.c.fence == fence, leases.c.owner != "")
+    if connection.execute(query).first() is None:
+        raise Conflict(
+            f"this retraining lost its lease (number {fence}): another may have taken its place, so that it may change "
+            "nothing any more"
+        )
 
 
 def revision(connection: Connection) -> str | None:

@@ -292,6 +292,59 @@ subprocess.Popen([sys.executable, "-c", {SLEEP!r}], pass_fds=[int(sys.argv[1])])
     assert ledger.rows("retraining_failed")
 
 
+class TestHosts:
+    """Two work folders on one store, as two hosts have them: no lock of a file is between them."""
+
+    @pytest.fixture
+    def other(self, ledger: Ledger, settings: Settings, tmp_path: Path) -> LocalTrigger:
+        elsewhere = settings.model_copy(update={"work_dir": tmp_path / "elsewhere"})
+        return LocalTrigger(ledger, elsewhere, command=lambda run, lock: [sys.executable, "-c", SLEEP, run])
+
+    def test_one_at_a_time_over_hosts(self, make: Make, ledger: Ledger, other: LocalTrigger) -> None:
+        here = make(SLEEP)
+        here.fire(WHY, ENOUGH)
+        with pytest.raises(Conflict, match="another host"):
+            other.fire(WHY, ENOUGH)
+        assert other.watch(time.time())
+        assert kinds(ledger) == ["trigger_fired", "retraining_started"]
+        here.stop()
+        assert not other.watch(time.time())
+        run = other.fire(WHY, ENOUGH)
+        assert here.watch(time.time())
+        assert retrainings(ledger.rows())[-1].run == run
+        other.stop()
+        assert [row.body["run"] for row in ledger.rows("retraining_failed")][-1] == run
+
+    def test_what_a_lost_host_ran_is_taken_over_and_can_record_nothing(
+        self, make: Make, ledger: Ledger, other: LocalTrigger, settings: Settings, tmp_path: Path
+    ) -> None:
+        go = tmp_path / "go"
+        late = f"""
+import os, pathlib, time
+from service.contract.ledger import Ledger, fence_of
+while not pathlib.Path({str(go)!r}).exists():
+    time.sleep(0.02)
+ledger = Ledger({settings.store_url!r}).fenced(fence_of(os.environ))
+try:
+    ledger.append("retraining_finished", run="late", gate="passed")
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+"""
+        lost = make(late, lease_s=0.2)  # nobody renews its lease: the host is cut off, and goes on all the same
+        run = lost.fire(WHY, ENOUGH)
+        until(lambda: not other.watch(time.time()))
+        (failed,) = ledger.rows("retraining_failed")
+        assert (failed.body["run"], failed.body["reason"]) == (run, "it ended without a result")
+        other.fire(WHY, ENOUGH)
+        go.touch()
+        until(lambda: lost.watch(time.time()) and lost._child is None)
+        assert "Conflict this retraining lost its lease" in (settings.work_dir / run / LOG).read_text()
+        assert ledger.rows("retraining_finished") == []
+        assert len(ledger.rows("retraining_failed")) == 1
+        ledger.verify()
+        other.stop()
+
+
 def test_the_ledger_away_means_that_nothing_starts(make: Make, settings: Settings, tmp_path: Path) -> None:
     trigger = make(SLEEP)
     (tmp_path / "store.db").unlink()

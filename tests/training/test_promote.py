@@ -10,6 +10,7 @@ import pytest
 
 from service.contract.artifact import MODEL, Artifact, FolderModelStore, read_artifact
 from service.contract.errors import ConfigError, Conflict, LedgerError
+from service.contract.lease import RETRAINING, Leases
 from service.contract.ledger import Ledger
 from tests.support.artifacts import tiny_artifact
 from tests.support.evidence import plan
@@ -309,3 +310,19 @@ def test_an_experiment_of_a_sweep_promotes_nothing_whatever_the_plan_says(worksp
     assert done.returncode == 0
     assert "dvc exp apply pursy-slew" in done.stdout
     assert not (workspace / "var/store.db").exists() and not (workspace / "home").exists()
+
+
+def test_a_retraining_that_was_replaced_promotes_nothing(workspace: Path) -> None:
+    plan_file = workspace / "change_plan.yaml"
+    plan_file.write_text(plan_file.read_text().replace("approval: person", "approval: automatic"))
+    ledger = Ledger(f"sqlite:///{workspace / 'var/store.db'}")
+    leases = Leases(f"sqlite:///{workspace / 'var/store.db'}")
+    slow, heir = (leases.take(RETRAINING, "a host", "a run", 600.0) for _ in range(2))
+    assert slow and heir
+    done = command(workspace, workspace / "home", BLASTWATCH_RETRAINING_FENCE=str(slow.fence))
+    assert done.returncode == 2
+    assert "lost its lease" in done.stderr
+    assert ledger.rows() == []
+    done = command(workspace, workspace / "home", BLASTWATCH_RETRAINING_FENCE=str(heir.fence))
+    assert done.returncode == 0, done.stderr
+    assert ledger.production() == read_artifact(workspace / ARTIFACT).version

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.contract.errors import ConfigError
-from service.contract.ledger import Ledger
+from service.contract.errors import ConfigError, Conflict
+from service.contract.lease import RETRAINING, Leases
+from service.contract.ledger import FENCE, Ledger
 from service.contract.pixels import PixelStore
 from service.contract.records import PredictionRecord
 from service.contract.store import Store
@@ -406,7 +407,11 @@ class TestCommand:
         assert self.run(tmp_path) == 1
         rows = Ledger(f"sqlite:///{tmp_path}/store.db").rows()
         assert [row.kind for row in rows] == ["retraining_started", "retraining_failed"]
+        cost = rows[1].body.pop("cost")
         assert rows[1].body == {"run": "r", "reason": "`dvc repro` ended with 255: see the log"}
+        assert cost["seconds"] >= 0
+        assert cost["processor_seconds"] > 0
+        assert cost["peak_memory_bytes"] > 2**20
         assert capsys.readouterr().err.startswith("error: the retraining failed: `dvc repro`")
 
     def test_a_trigger_has_put_the_start_on_record(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,6 +423,47 @@ class TestCommand:
             assert self.run(tmp_path, "--lock-fd", str(lock)) == 1
         rows = Ledger(f"sqlite:///{tmp_path}/store.db").rows()
         assert [row.kind for row in rows] == ["retraining_failed"]
+
+    def test_another_host_retrains(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/store.db"
+        Ledger(url)
+        assert Leases(url).take(RETRAINING, "another", "a retraining", 600.0)
+        with pytest.raises(ConfigError, match="another host"):
+            self.run(tmp_path)
+        assert Ledger(url).rows() == []
+
+    def test_the_lease_is_held_while_it_runs_and_the_stages_get_its_number(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = f"sqlite:///{tmp_path}/store.db"
+        Ledger(url)
+        leases = Leases(url)
+
+        def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: dict[str, str]) -> Result:
+            held = leases.held(RETRAINING)
+            assert held is not None
+            assert environment[FENCE] == str(held.lease.fence)
+            assert held.lease.holder == "retraining r"
+            raise RetrainingFailed("planted")
+
+        monkeypatch.setattr(retrain_command, "retrain", retrain)
+        assert self.run(tmp_path) == 1
+        assert leases.held(RETRAINING) is None
+
+    def test_one_that_was_replaced_records_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        url = f"sqlite:///{tmp_path}/store.db"
+
+        def retrain(*_: object) -> Result:
+            leases = Leases(url)
+            held = leases.held(RETRAINING)
+            assert held is not None
+            assert leases.take(RETRAINING, held.lease.owner, "its heir", 600.0)
+            raise RetrainingFailed("planted")
+
+        monkeypatch.setattr(retrain_command, "retrain", retrain)
+        with pytest.raises(Conflict, match="lost its lease"):
+            self.run(tmp_path)
+        assert [row.kind for row in Ledger(url).rows()] == ["retraining_started"]
 
     def test_a_second_one_is_refused(self, tmp_path: Path) -> None:
         with (
