@@ -1,10 +1,10 @@
-"""The one door to a retraining: the policy and a person meet the same freeze, breaker, budget and cooldown."""
+"""The one door to a retraining: whoever asks meets the same freeze, breaker, budget, cooldown and wish for reviews."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from monitoring.judge_settings import PolicySettings
-from monitoring.policy import PolicyState, Reviewed, blocked
+from monitoring.policy import Decision, PolicyState, Reviewed, blocked, breaker_open
 from monitoring.runs import policy_state
 from service.contract.ledger import Row
 
@@ -42,6 +42,27 @@ def refusal(rows: Sequence[Row], settings: PolicySettings, now: float, reviewed:
                 f"there are {reviewed.cells} new reviewed cells with pixels, of {reviewed.patients} patients, and "
                 f"{settings.min_reviewed_cells} of {settings.min_reviewed_patients} are needed: review more"
             )
+
+
+def asked(wish: str, state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Decision:
+    """What becomes of a wish for a retraining that no window's verdict led to. Pure."""
+    block = blocked(state, settings, now, reviewed)
+    if block is None:
+        return Decision("retrain", wish, (), None, state)
+    return Decision("pending" if block == "reviews" else "watch", wish, (), block, state)
+
+
+def breaker_opened(state: PolicyState, settings: PolicySettings, told_at: float | None) -> Decision | None:
+    """The decision that the breaker is open, once for each time that it opens. Pure.
+
+    `told_at`: when that was last decided, in seconds since the epoch.
+    """
+    closed_at = state.breaker_closed_at
+    told = told_at is not None and (closed_at is None or told_at > closed_at)
+    if told or not breaker_open(state, settings):
+        return None
+    why = f"the last {settings.breaker_refusals} candidates were refused: nothing retrains until a person resumes"
+    return Decision("breaker", why, (), "breaker", state)
 
 
 def _utc(at: float) -> str:

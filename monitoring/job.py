@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from monitoring import policy
+from monitoring.asking import ask
+from monitoring.given import Given
 from monitoring.judge import judge
 from monitoring.metrics import Metrics
 from monitoring.policy import Decision, Reviewed
 from monitoring.recalibration import case_mix
 from monitoring.reviews import of_model, unused
-from monitoring.runs import outcomes, policy_state, used_until
+from monitoring.runs import KINDS, last_cost, outcomes, policy_state, used_until
 from monitoring.settings import Settings
 from monitoring.site import Site, open_site
 from monitoring.trigger import Reason
@@ -127,12 +129,15 @@ class Monitor:
     def _look(self, now: float) -> None:
         site = self.site()
         self._metrics.retraining_running.set(site.trigger.watch(now))
-        rows = site.ledger.rows()
+        rows = site.ledger.rows(*KINDS)
         state = policy_state(rows, *site.history.memory())
         self._metrics.frozen.set(state.frozen)
         alarms = state.alarms if state.model_version == site.ledger.production() else ()
         self._metrics.show_alarms(alarms, breaker=policy.breaker_open(state, self._settings.policy))
         self._metrics.show_retrainings(outcomes(rows))
+        self._metrics.show_cost(last_cost(rows))
+        for news in ask(site, self._settings.policy, rows, now):
+            self._metrics.show_decision(news.kind)
         latest = site.store.latest_seq()
         stream = self._follow(site, site.ledger.production())
         if stream is None:
@@ -218,12 +223,14 @@ class Monitor:
         )
         verdict = judged_window(window, findings)
         past = [item.past for item in site.history.windows(stream.version, last=PAST_WINDOWS)]
-        rows = site.ledger.rows()
+        rows = site.ledger.rows(*KINDS)
         state = policy_state(rows, *site.history.memory())
         reviewed = unused(site.store, site.pixels, used_until(rows))
         decision = policy.decide(verdict.past, past, state, settings.policy, now, reviewed)
         if decision.kind == "recalibrate":
             self._advise(site, verdict, decision)
+        given = Given(verdict.past, tuple(past), state, settings.policy, now, reviewed)
+        number = site.decisions.record(given, decision, verdict)
         if not site.history.record(verdict, decision, _kept(decision), now):
             raise Conflict(f"window {name} is on record already: does another monitor run on this store?")
         _logger.info(
@@ -231,12 +238,12 @@ class Monitor:
         )
         self._metrics.windows.labels(state=verdict.state).inc()
         self._metrics.show_window(verdict.findings, verdict.closed)
-        self._act(site, decision, verdict, reviewed)
+        self._act(site, decision, verdict, reviewed, number)
         self._write_report(name, stream, window)
 
     def _reconsider(self, site: Site, version: str, now: float) -> None:
         """A retraining that is due may start now: reviews came in, the cooldown ended, or a person resumed."""
-        rows = site.ledger.rows()
+        rows = site.ledger.rows(*KINDS)
         state = policy_state(rows, *site.history.memory())
         self._metrics.pending.set(bool(state.pending) and state.model_version == version)
         if not state.pending or state.model_version != version:
@@ -246,10 +253,13 @@ class Monitor:
         last = site.history.windows(version, last=1)[0]
         if decision.kind == "recalibrate":
             self._advise(site, last, decision)
+        number = site.decisions.record(Given(None, (), state, self._settings.policy, now, reviewed), decision)
         site.history.decide(decision, _kept(decision), now)
-        self._act(site, decision, last, reviewed)
+        self._act(site, decision, last, reviewed, number)
 
-    def _act(self, site: Site, decision: Decision, window: JudgedWindow, reviewed: Reviewed) -> None:
+    def _act(
+        self, site: Site, decision: Decision, window: JudgedWindow, reviewed: Reviewed, number: int | None
+    ) -> None:
         self._metrics.show_decision(decision.kind)
         self._metrics.pending.set(bool(_kept(decision).pending))
         if decision.kind == "page":
@@ -268,7 +278,7 @@ class Monitor:
             decision.why, causes=decision.causes, window=window.window_id, findings=window.findings, priors=priors
         )
         try:
-            run = site.trigger.fire(reason, reviewed)
+            run = site.trigger.fire(replace(reason, decision=number), reviewed)
         except Conflict as error:
             _logger.warning("%s is due (%s) and did not start: %s", _what(decision), decision.why, error)
             return

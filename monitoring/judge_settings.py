@@ -135,3 +135,15 @@ class PolicySettings(_Settings):
 
     min_reviewed_patients: Count = 10
     """Patients that they must come from: fewer can be learned by heart."""
+
+    schedule_days: Floor = 0.0
+    """Days since the start of the last retraining, or since the first model went into production, after which one is
+    asked for whatever the windows say; 0 is never. Off by default: a model that nothing speaks against is not improved
+    by another draw of chance."""
+
+    schedule_hour: Annotated[int, Field(ge=0, le=23)] | None = None
+    """Hour of the day, in UTC, within which a scheduled one may start, e.g. 2 for 02:00 to 02:59; none: any."""
+
+    enough_reviews: Annotated[int, Field(ge=0)] = 0
+    """New reviewed cells with pixels that ask for a retraining by themselves; 0 is never. Off by default: reviews are
+    mostly of the cells that were hard, and that there are many says nothing of the model."""

@@ -52,6 +52,7 @@ class Metrics:
     production: Gauge
     retraining_running: Gauge
     retrainings: Gauge
+    last_retraining: dict[str, Gauge]
 
     def show_window(self, findings: Iterable[Finding], closed: float) -> None:
         """The gauges of the last window; `closed` in seconds since the epoch."""
@@ -101,6 +102,11 @@ class Metrics:
         for outcome, number in counts.items():
             self.retrainings.labels(outcome=outcome).set(number)
 
+    def show_cost(self, cost: Mapping[str, float]) -> None:
+        """What the last retraining took, as monitoring.runs.last_cost has it."""
+        for name, gauge in self.last_retraining.items():
+            gauge.set(cost.get(name, float("nan")))
+
 
 def build_metrics(registry: CollectorRegistry) -> Metrics:
     """Builds every metric into `registry`; once a registry."""
@@ -147,6 +153,15 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
         production=gauge("production", "1 for the model in production", "model_version"),
         retraining_running=gauge("retraining_running", "1 while a retraining runs"),
         retrainings=gauge("retrainings", "Retrainings in the ledger, by outcome", "outcome"),
+        last_retraining={
+            name: gauge(f"last_retraining_{unit}", f"{text} the retraining that ended last; NaN if not known")
+            for name, unit, text in (
+                ("seconds", "seconds", "How long it took:"),
+                ("processor_seconds", "processor_seconds", "Processor seconds, of all its processes:"),
+                ("peak_memory_bytes", "peak_memory_bytes", "Resident memory of its largest process:"),
+                ("ended", "end_timestamp_seconds", "When it ended:"),
+            )
+        },
     )
     metrics.last_window_age.set(float("nan"))
     metrics.last_step_timestamp.set_to_current_time()
@@ -158,6 +173,7 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
         metrics.alerts.labels(outcome=outcome)
     for reason in WEBHOOK_REFUSALS:
         metrics.webhook_refused.labels(reason=reason)
+    metrics.show_cost({})
     return metrics
 
 

@@ -9,6 +9,7 @@ What follows.
   covariate, or concept (by sampled reviews), or imbalance with reviewed cells at hand  →  retrain
   label shift without any of these  →  recalibrate for the new case mix, once per alarm
   service quality                   →  page, once per alarm
+  refused candidates in a row       →  breaker, once each time that they open it (monitoring/door.py)
 A retraining that is due stays pending until there are enough reviewed cells, and is withdrawn when its alarm goes.
 After a run only windows that closed since its start can ask for the next one: what led to the last run is no reason
 for another.
@@ -21,7 +22,7 @@ from typing import Any, Final, Literal, Self, get_args
 from monitoring.findings import Finding
 from monitoring.judge_settings import PolicySettings
 
-Kind = Literal["none", "watch", "pending", "recalibrate", "page", "retrain"]
+Kind = Literal["none", "watch", "pending", "recalibrate", "page", "retrain", "breaker"]
 Cause = Literal["covariate", "concept", "imbalance", "label_shift", "quality"]
 Outcome = Literal["running", "passed", "refused", "failed"]
 Block = Literal["frozen", "running", "breaker", "budget", "cooldown", "reviews"]

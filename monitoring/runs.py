@@ -12,6 +12,8 @@ STARTED: Final = "retraining_started"
 FIRED: Final = "trigger_fired"
 FINISHED: Final = "retraining_finished"
 FAILED: Final = "retraining_failed"
+KINDS: Final = (FIRED, STARTED, FINISHED, FAILED, "frozen", "resumed")
+"""The rows that the functions here read."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,18 @@ def outcomes(rows: Sequence[Row]) -> dict[str, int]:
     for item in retrainings(rows):
         counts[item.outcome] += 1
     return counts
+
+
+def last_cost(rows: Sequence[Row]) -> dict[str, float]:
+    """Of the retraining that ended last: seconds, ended (since the epoch); where known, processor_seconds and
+    peak_memory_bytes. Empty when none has ended.
+    """
+    ended = [item for item in retrainings(rows) if item.end is not None]
+    last = max(ended, key=lambda item: item.end.seq if item.end else 0, default=None)
+    if last is None or last.end is None:
+        return {}
+    at = seconds(last.end)
+    return {"seconds": at - last.started, **last.end.body.get("cost", {}), "ended": at}
 
 
 def seconds(row: Row) -> float:

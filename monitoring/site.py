@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from monitoring.decisions import DecisionLog
 from monitoring.history import History
 from monitoring.settings import Settings
 from monitoring.trigger import LocalTrigger, NoTrigger, Trigger
@@ -21,6 +22,7 @@ class Site:
     pixels: PixelStore
     models: FolderModelStore
     trigger: Trigger
+    decisions: DecisionLog
 
 
 def open_site(settings: Settings) -> Site:
@@ -34,4 +36,5 @@ def open_site(settings: Settings) -> Site:
         pixels=PixelStore(settings.pixels_dir),
         models=FolderModelStore(settings.models),
         trigger=make(ledger, settings),
+        decisions=DecisionLog(ledger, settings.judge),
     )

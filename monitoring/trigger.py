@@ -49,6 +49,8 @@ class Reason:
     findings: tuple[Finding, ...] = ()
     priors: Mapping[str, float] | None = None
     """The case mix that a recalibration is for, by label; None: the network is to learn from reviewed cells."""
+    decision: int | None = None
+    """The ledger's row of the decision that led to it."""
 
 
 class Trigger(Protocol):
@@ -132,7 +134,7 @@ class LocalTrigger:
             if item.out
         ]
         asked = {"why": reason.why, "by": reason.by, "causes": list(reason.causes), "window": reason.window}
-        ledger.append(FIRED, run=run, **asked, findings=seen)
+        ledger.append(FIRED, run=run, **asked, findings=seen, decision=reason.decision)
         folder = self._settings.work_dir / run
         started: dict[str, object] = {"why": reason.why, "log": str(folder / LOG), "reviewed": reviewed.cells}
         if reason.priors is not None:

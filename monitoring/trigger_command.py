@@ -13,6 +13,7 @@ from monitoring.runs import open_runs, policy_state, retrainings, used_until
 from monitoring.settings import Settings, load_settings
 from monitoring.trigger import LOG, LocalTrigger, Reason
 from service.contract.errors import CommandParser, ConfigError
+from service.contract.lease import RETRAINING, Leases
 from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
 from service.contract.store import Store
@@ -86,10 +87,13 @@ def _status(settings: Settings, ledger: Ledger) -> None:
     print(f"in production: {ledger.production() or 'nothing yet'}")
     print(f"frozen: {'yes' if state.frozen else 'no'}")
     print(f"running: {', '.join(open_runs(rows)) or 'nothing'}")
+    if held := Leases(settings.store_url).held(RETRAINING):
+        print(f"lease: {held.lease.holder}, {held.left_s:.0f} s unless it is renewed")
     print(f"new reviewed cells with pixels: {reviewed.cells}, of {reviewed.patients} patients")
     print(f"a retraining may start: {refusal(rows, settings.policy, time.time(), reviewed) or 'yes'}")
     for item in retrainings(rows)[-5:]:
         print(f"  {item.run}  {item.outcome}")
+    print("why: `python -m monitoring.explain last`, or RUN in place of last")
 
 
 def _said(text: str, option: str) -> str:

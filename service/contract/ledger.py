@@ -102,12 +102,6 @@ class Ledger:
         with self._database.read() as connection:
             return _rows(connection, *kinds)
 
-    def last(self, kind: str) -> Row | None:
-        """The newest row of a kind. Raises LedgerError when it cannot be read."""
-        with self._database.read() as connection:
-            rows = _rows(connection, kind, newest=1)
-        return rows[0] if rows else None
-
     def head(self) -> str:
         """The last row's hash (64 zeros when there is none). Noted elsewhere, it lets `verify` see a cut tail."""
         with self._database.read() as connection:
@@ -257,8 +251,8 @@ def _last(connection: Connection) -> tuple[int, str]:
     return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
 
-def _rows(connection: Connection, *kinds: str, newest: int | None = None) -> list[Row]:
-    query = select(_ledger).order_by(_ledger.c.seq if newest is None else _ledger.c.seq.desc()).limit(newest)
+def _rows(connection: Connection, *kinds: str) -> list[Row]:
+    query = select(_ledger).order_by(_ledger.c.seq)
     if kinds:
         query = query.where(_ledger.c.kind.in_(kinds))
     try:

@@ -141,7 +141,7 @@ class World:
         return [decision.kind for decision in self.history.decisions()]
 
     def kinds(self) -> list[str]:
-        return [row.kind for row in self.ledger.rows() if row.kind not in ("registered", "promoted")]
+        return [row.kind for row in self.ledger.rows() if row.kind not in ("registered", "promoted", "decision")]
 
 
 @pytest.fixture

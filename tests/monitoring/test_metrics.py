@@ -102,3 +102,13 @@ def test_every_state_has_a_series_before_the_first_window(metrics: Metrics) -> N
 
 def test_a_first_look_that_takes_long_is_not_taken_for_fifty_years(metrics: Metrics) -> None:
     assert time.time() - (value(metrics, "last_step_timestamp_seconds") or 0.0) < 3600
+
+
+def test_what_is_not_known_of_a_retraining_is_not_a_zero(metrics: Metrics) -> None:
+    assert math.isnan(value(metrics, "last_retraining_seconds") or 0.0)
+    metrics.show_cost({"seconds": 60.0, "processor_seconds": 90.0, "peak_memory_bytes": 1024.0, "ended": 7.0})
+    names = ("seconds", "processor_seconds", "peak_memory_bytes", "end_timestamp_seconds")
+    assert [value(metrics, f"last_retraining_{name}") for name in names] == [60.0, 90.0, 1024.0, 7.0]
+    metrics.show_cost({"seconds": 5.0, "ended": 8.0})  # it was killed
+    assert value(metrics, "last_retraining_seconds") == 5.0
+    assert math.isnan(value(metrics, "last_retraining_peak_memory_bytes") or 0.0)

@@ -17,10 +17,12 @@ from monitoring.findings import judged
 from monitoring.judge_settings import PolicySettings
 from monitoring.launch import child_environment, held, retrain_command
 from monitoring.policy import PolicyState, Reviewed
-from monitoring.runs import outcomes, policy_state, retrainings, used_until
+from monitoring.runs import KINDS as RUN_KINDS
+from monitoring.runs import last_cost, outcomes, policy_state, retrainings, seconds, used_until
 from monitoring.settings import Settings
 from monitoring.trigger import LOCK, LOG, RUN, LocalTrigger, NoTrigger, Reason
 from service.contract.errors import ConfigError, Conflict, StoreUnavailable
+from service.contract.lease import RETRAINING, Leases
 from service.contract.ledger import Ledger
 
 ENOUGH = Reviewed(cells=500, patients=30)
@@ -480,6 +482,18 @@ def test_reviews_are_used_up_by_candidates_only(ledger: Ledger) -> None:
     assert used_until(ledger.rows()) == started
 
 
+def test_the_cost_is_that_of_the_run_that_ended_last(ledger: Ledger) -> None:
+    assert last_cost(ledger.rows()) == {}
+    ledger.append("retraining_started", run="one")
+    assert last_cost(ledger.rows()) == {}
+    cost = {"seconds": 60.0, "processor_seconds": 90.0, "peak_memory_bytes": 2**30}
+    ended = ledger.append("retraining_finished", run="one", gate="passed", cost=cost)
+    assert last_cost(ledger.rows(*RUN_KINDS)) == cost | {"ended": seconds(ended)}
+    started = ledger.append("retraining_started", run="killed")
+    ended = ledger.append("retraining_failed", run="killed", reason="planted")
+    assert last_cost(ledger.rows()) == {"seconds": seconds(ended) - seconds(started), "ended": seconds(ended)}
+
+
 def test_a_wish_is_gone_once_a_run_has_started_since(ledger: Ledger) -> None:
     wish = PolicyState("v", alarms=("covariate",), pending=("covariate",))
     before = time.time()
@@ -506,6 +520,15 @@ class TestCommand:
         assert "frozen: yes" in capsys.readouterr().out
         assert trigger_command.main(["resume", "--by", "sre"]) == 0
         assert not ledger.frozen()
+
+    def test_status_says_who_has_the_lease(
+        self, settings: Settings, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert trigger_command.main(["status"]) == 0
+        assert "lease" not in capsys.readouterr().out
+        assert Leases(settings.store_url).take(RETRAINING, "another host", "retraining r9", 600.0)
+        assert trigger_command.main(["status"]) == 0
+        assert "lease: retraining r9, " in capsys.readouterr().out
 
     def test_a_person_meets_the_same_door(self, ledger: Ledger) -> None:
         with pytest.raises(Conflict, match="0 new reviewed cells"):
