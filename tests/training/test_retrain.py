@@ -66,7 +66,7 @@ STAGES = """\
 import json, os, shutil, sys
 from pathlib import Path
 from service.contract.artifact import MODEL, read_artifact
-from service.contract.ledger import Ledger
+from service.contract.ledger import Ledger, fence_of
 
 exported = Path("data/reviewed/cells/cells.parquet").exists()
 match sys.argv[1]:
@@ -83,7 +83,8 @@ match sys.argv[1]:
         Path("reports").mkdir(exist_ok=True)
         Path("reports/gate.json").write_text(json.dumps(gate))
     case "promote":
-        ledger, version = Ledger(os.environ["BLASTWATCH_STORE_URL"]), read_artifact(Path("build/artifact")).version
+        ledger = Ledger(os.environ["BLASTWATCH_STORE_URL"]).fenced(fence_of(os.environ))
+        version = read_artifact(Path("build/artifact")).version
         if ledger.production() != version and not ledger.is_registered(version):
             ledger.append("registered", version=version)
         if not ledger.is_approved(version):
