@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import signal
@@ -71,6 +72,15 @@ def child_environment(settings: Settings, environ: Mapping[str, str]) -> dict[st
         "BLASTWATCH_MODELS_DIR": str(settings.models),
         "BENTOML_HOME": str(settings.models.parent.parent),
     }
+
+
+def process_of(run: str, path: Path) -> int | None:
+    """The number of that run's process as `path` has it, unless it belongs to somebody else by now."""
+    try:
+        pid = int(json.loads(path.read_text())["pid"])
+        return pid if run.encode() in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

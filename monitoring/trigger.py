@@ -22,7 +22,16 @@ from typing import Protocol
 
 from monitoring.door import refusal
 from monitoring.findings import Finding
-from monitoring.launch import Command, child_environment, ending, held, new_run, retrain_command, signal_group
+from monitoring.launch import (
+    Command,
+    child_environment,
+    ending,
+    held,
+    new_run,
+    process_of,
+    retrain_command,
+    signal_group,
+)
 from monitoring.policy import Reviewed
 from monitoring.runs import FAILED, FIRED, STARTED, open_runs, retrainings
 from monitoring.settings import Settings
@@ -254,13 +263,8 @@ class LocalTrigger:
         if self._child is not None and run == self._own:
             signal_group(self._child.pid, number)
             return
-        # Another monitor started it: its number may belong to somebody else by now.
-        try:
-            pid = int(json.loads((self._settings.work_dir / run / RUN).read_text())["pid"])
-            is_it = run.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError, KeyError):
-            is_it = False
-        if is_it:
+        pid = process_of(run, self._settings.work_dir / run / RUN)  # another monitor started it
+        if pid is not None:
             signal_group(pid, number)
         else:
             _logger.error("the process of retraining %s is not to be found: end it by hand", run)

@@ -298,6 +298,13 @@ class TestHosts:
     """Two work folders on one store, as two hosts have them: no lock of a file is between them."""
 
     @pytest.fixture
+    def settings(self, store_url: str, tmp_path: Path) -> Settings:
+        """As above, on each kind of database."""
+        return Settings(
+            store_url=store_url, work_dir=tmp_path / "work", repo=tmp_path, policy=FREE, retrain_grace_s=0.5
+        )
+
+    @pytest.fixture
     def other(self, ledger: Ledger, settings: Settings, tmp_path: Path) -> LocalTrigger:
         elsewhere = settings.model_copy(update={"work_dir": tmp_path / "elsewhere"})
         return LocalTrigger(ledger, elsewhere, command=lambda run, lock: [sys.executable, "-c", SLEEP, run])

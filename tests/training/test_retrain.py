@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.contract.errors import ConfigError, Conflict
-from service.contract.lease import RETRAINING, Leases
+from service.contract.lease import RETRAINING, Leases, place
 from service.contract.ledger import FENCE, Ledger
 from service.contract.pixels import PixelStore
 from service.contract.records import PredictionRecord
@@ -472,6 +473,30 @@ class TestCommand:
             pytest.raises(ConfigError, match="runs already"),
         ):
             self.run(tmp_path)
+
+    def test_one_that_was_replaced_ends_with_all_that_it_started(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/store.db"
+        Ledger(url)
+        leases = Leases(url)
+        code = f"""
+import subprocess
+from pathlib import Path
+from training.retrain_command import leased
+environment = {{"BLASTWATCH_STORE_URL": {url!r}, "BLASTWATCH_RETRAINING_LEASE_S": "0.4"}}
+with leased(Path({str(tmp_path)!r}), "r", environment):
+    stage = subprocess.Popen(["sleep", "120"])
+    print("up", flush=True)
+    stage.wait()
+"""
+        line = [sys.executable, "-c", code]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == b"up\n"
+            assert leases.take(RETRAINING, place(tmp_path), "its heir", 600.0)
+            # Both pipes end once nobody has them open any more, the stage included.
+            _, said = job.communicate(timeout=60)
+        assert job.returncode == -signal.SIGTERM
+        assert said.decode() == "error: another host took this retraining's place: it ends\n"
 
     @pytest.mark.parametrize(
         ("options", "says"),
