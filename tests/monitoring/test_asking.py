@@ -57,7 +57,7 @@ class Door(World):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def judge(window: Window, *_: object, **__: object) -> list[Finding]:
-            shifted = any(cell.record.site == "site-new" for cell in window.cells)
+            shifted = "site-new" in window.columns.site
             return [verdict("embedding", "covariate", 2.0 if shifted else 0.1, window)]
 
         monkeypatch.setattr(job, "judge", judge)

@@ -135,7 +135,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Cells of site-new are drift by two findings."""
 
     def judge(window: Window, *_: object, **__: object) -> list[Finding]:
-        shifted = any(cell.record.site == "site-new" for cell in window.cells)
+        shifted = "site-new" in window.columns.site
         return [verdict(name, "covariate", 2.0 if shifted else 0.1, window) for name in ("embedding", "stain")]
 
     monkeypatch.setattr(job, "judge", judge)

@@ -85,6 +85,7 @@ def test_label_shift_alone_is_label_shift() -> None:
 
 def test_reviews_reach_both_findings() -> None:
     window = window_of_records()
+    assert isinstance(window.cells, tuple)
     reviewed = [
         (item, review(item.record, item.record.label, sampled=number % 2 == 0))
         for number, item in enumerate(window.cells)

@@ -44,6 +44,7 @@ def test_a_report_is_a_page_that_shows_the_shift_and_names_nobody(artifact: Arti
     assert text.lstrip().lower().startswith("<!doctype html>")
     for name in (*STATISTICS, "embedding 1", f"embedding {COMPONENTS}", "confidence", "answer"):
         assert name in text
+    assert isinstance(window.cells, tuple)
     assert not any(cell.record.patient in text or cell.record.record_id in text for cell in window.cells)
     assert [path.name for path in page.parent.iterdir()] == ["w.html"]
 

@@ -72,6 +72,7 @@ def test_test_traffic_and_disputed_answers_are_left_out() -> None:
     spoiled = [items[0], answer(2, "p2", test=True), answer(3, "p0", disputed=True), *items[3:]]
     assert cut(spoiled)[0] == []
     (window,), _ = cut([*spoiled, answer(7, "p1"), answer(8, "p2")])
+    assert isinstance(window.cells, tuple)
     assert [item.seq for item in window.cells] == [1, 4, 5, 6, 7, 8]
 
 

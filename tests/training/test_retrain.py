@@ -441,7 +441,7 @@ class TestCommand:
         Ledger(url)
         leases = Leases(url)
 
-        def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: dict[str, str]) -> Result:
+        def retrain(run: str, workspace: Workspace, ledger: Ledger, environment: dict[str, str], *_: object) -> Result:
             held = leases.held(RETRAINING)
             assert held is not None
             assert environment[FENCE] == str(held.lease.fence)
