@@ -120,7 +120,7 @@ def _shifts(results: Results) -> list[str]:
         "## Something happens",
         "",
         f"Found: the right decision (`retrain`; for a class prior `recalibrate`) within {WITHIN} cells of the change",
-        f"(slow drift: within 75 days). Asked for: {WANTED:.0%} of the medium ones, within {WITHIN} cells from at least",
+        f"(slow drift: within 75 days). Asked for: {WANTED:.0%} of the medium ones, {WITHIN} cells from at least",
         f"{PEOPLE} patients. `other`: the other of the two decisions, at any time.",
         "",
         "| shift | size | points of balanced accuracy | found (95 % interval) | median cells | patients | other | |",
