@@ -103,9 +103,9 @@ class Workspace:
             "BLASTWATCH_HEALTH_PORT": str(self.ports.health),
             "BLASTWATCH_MONITOR_PORT": str(self.ports.monitor),
             "BLASTWATCH_MONITOR_INTERVAL_S": "1",
-            # The readers' whole list, rather than the first 200 of it: retraining starts when it is through.
             # The demo is about a new scanner: what the case mix does on the way would take the day's one start.
             "BLASTWATCH_MONITOR_RECALIBRATE": "advise",
+            # The readers' whole list, rather than the first 200 of it: retraining starts when it is through.
             "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_CELLS": "600",
             "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_PATIENTS": "40",
             "BLASTWATCH_MONITOR_REPO": str(self.repo),
