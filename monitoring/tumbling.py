@@ -1,7 +1,7 @@
 """Tumbling windows cut from a store's columns as they are read: linear in the cells, whatever a window holds."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class _Kept:
     """
 
     def __init__(self, expected: int) -> None:
-        self._parts: list[Cells] = []
+        self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS if name != "embedding"}
         self._size = 0
         # Memory that nobody writes to costs nothing: there is room for the cells that do not count.
         self._room = 2 * expected
@@ -76,7 +76,7 @@ class _Kept:
         if not len(part):
             return
         width, needed = part.embedding.shape[1], self._size + len(part)
-        if self._parts and width != self._embedding.shape[1]:
+        if self._size and width != self._embedding.shape[1]:
             raise ValueError("the answers of one model have embeddings of different sizes")
         if needed > len(self._embedding):
             self._room = max(self._room, 2 * needed)
@@ -85,10 +85,11 @@ class _Kept:
                 larger[: self._size] = self._embedding[: self._size]
             self._embedding = larger
         self._embedding[self._size : needed] = part.embedding
-        self._parts.append(replace(part, embedding=part.embedding[:0]))
+        for name, parts in self._columns.items():
+            parts.append(getattr(part, name))
         self._size = needed
 
     def cells(self) -> Cells:
-        """All of them."""
-        columns = {name: np.concatenate([getattr(part, name) for part in self._parts]) for name in COLUMNS}
-        return Cells(**columns | {"embedding": self._embedding[: self._size]})
+        """All of them; none is kept here, so that of each column alone there are two copies for a moment."""
+        columns = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
+        return Cells(**columns, embedding=self._embedding[: self._size])
