@@ -15,6 +15,7 @@ from monitoring.runs import used_until
 from monitoring.site import Site
 from monitoring.trigger import Reason
 from service.contract.errors import Conflict, InvalidRequest
+from service.contract.reading import asked_for
 
 ANSWERED: Final = "alert_answered"
 BY: Final = "alertmanager"
@@ -101,7 +102,8 @@ def _ask(site: Site, alerts: Sequence[Alert]) -> Answer:
     names = sorted({alert.name for alert in alerts})
     said = "; ".join(dict.fromkeys(alert.summary for alert in alerts if alert.summary))
     why = f"{', '.join(names)} fired" + (f": {said}" if said else "")
-    reviewed = unused(site.store, site.pixels, used_until(site.ledger.rows()))
+    rows = site.ledger.rows()
+    reviewed = unused(site.store, site.pixels, used_until(rows), asked_for(rows))
     try:
         run = site.trigger.fire(Reason(why, by=BY, causes=tuple(names)), reviewed)
     except Conflict as error:

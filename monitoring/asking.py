@@ -15,6 +15,7 @@ from monitoring.site import Site
 from monitoring.trigger import Reason
 from service.contract.errors import Conflict
 from service.contract.ledger import Row
+from service.contract.reading import asked_for
 
 _logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def ask(site: Site, settings: PolicySettings, rows: Sequence[Row], now: float) -
 
     @cache
     def reviewed() -> Reviewed:
-        return unused(site.store, site.pixels, used_until(rows))
+        return unused(site.store, site.pixels, used_until(rows), asked_for(rows))
 
     state = policy_state(rows, *site.history.memory())
     made = []

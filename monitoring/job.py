@@ -28,6 +28,7 @@ from monitoring.verdict import JudgedWindow, judged_window, window_id
 from monitoring.window import Window
 from service.contract.artifact import Artifact, read_artifact
 from service.contract.errors import ArtifactError, Conflict, NotFound, StoreUnavailable
+from service.contract.reading import asked_for
 from service.contract.reference import Reference
 
 PAGE = 10_000
@@ -225,7 +226,7 @@ class Monitor:
         past = [item.past for item in site.history.windows(stream.version, last=PAST_WINDOWS)]
         rows = site.ledger.rows(*KINDS)
         state = policy_state(rows, *site.history.memory())
-        reviewed = unused(site.store, site.pixels, used_until(rows))
+        reviewed = unused(site.store, site.pixels, used_until(rows), asked_for(rows))
         decision = policy.decide(verdict.past, past, state, settings.policy, now, reviewed)
         if decision.kind == "recalibrate":
             self._advise(site, verdict, decision)
@@ -248,7 +249,7 @@ class Monitor:
         self._metrics.pending.set(bool(state.pending) and state.model_version == version)
         if not state.pending or state.model_version != version:
             return
-        reviewed = unused(site.store, site.pixels, used_until(rows))
+        reviewed = unused(site.store, site.pixels, used_until(rows), asked_for(rows))
         decision = policy.reconsider(state, self._settings.policy, now, reviewed)
         last = site.history.windows(version, last=1)[0]
         if decision.kind == "recalibrate":

@@ -7,13 +7,14 @@ from typing import Final
 
 from monitoring.policy import Outcome, PolicyState, Run
 from service.contract.ledger import Row
+from service.contract.reading import EXPORTED
 
 STARTED: Final = "retraining_started"
 FIRED: Final = "trigger_fired"
 FINISHED: Final = "retraining_finished"
 FAILED: Final = "retraining_failed"
-KINDS: Final = (FIRED, STARTED, FINISHED, FAILED, "frozen", "resumed")
-"""The rows that the functions here read."""
+KINDS: Final = (FIRED, STARTED, FINISHED, FAILED, "frozen", "resumed", EXPORTED)
+"""The rows that the functions here, and reading.asked_for, read."""
 
 
 @dataclass(frozen=True)

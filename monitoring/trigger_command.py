@@ -16,6 +16,7 @@ from service.contract.errors import CommandParser, ConfigError
 from service.contract.lease import RETRAINING, Leases
 from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
+from service.contract.reading import asked_for
 from service.contract.store import Store
 
 POLL_S = 0.5
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _retrain(arguments: argparse.Namespace, settings: Settings, ledger: Ledger) -> int:
-    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(ledger.rows()))
+    rows = ledger.rows()
+    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(rows), asked_for(rows))
     return _fire(
         arguments, settings, ledger, Reason(_said(arguments.why, "--why"), by=_said(arguments.by, "--by")), reviewed
     )
@@ -83,7 +85,7 @@ def _fire(arguments: argparse.Namespace, settings: Settings, ledger: Ledger, rea
 def _status(settings: Settings, ledger: Ledger) -> None:
     rows = ledger.rows()
     state = policy_state(rows, PolicyState(), saved=0.0)
-    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(rows))
+    reviewed = unused(Store(settings.store_url), PixelStore(settings.pixels_dir), used_until(rows), asked_for(rows))
     print(f"in production: {ledger.production() or 'nothing yet'}")
     print(f"frozen: {'yes' if state.frozen else 'no'}")
     print(f"running: {', '.join(open_runs(rows)) or 'nothing'}")

@@ -17,7 +17,7 @@ an earlier run is promoted that waited for a person's approval.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.contract.artifact import read_artifact
@@ -25,8 +25,10 @@ from service.contract.errors import ConfigError, run_command
 from service.contract.files import write_atomic
 from service.contract.ledger import Ledger
 from training.io import read_json, read_params
+from training.pixels import PREPARED
 from training.places import ARTIFACT, GATE
 from training.priors import with_priors
+from training.reviewed_sides import said, sides
 from training.sources import add_source
 from training.workspace import RetrainingFailed, Workspace
 
@@ -41,7 +43,7 @@ class Result:
     """What a retraining that came to its end is on record with.
 
     gate is passed, or refused with `reasons`; promoted says whether the candidate is in production now, or waits for a
-    person.
+    person; reviewed says how many cells that readers labelled are on which side of the split.
     """
 
     run: str
@@ -55,6 +57,7 @@ class Result:
     seconds: float
     priors: dict[str, float] | None = None
     """The case mix that the answers were calibrated for; None: the candidate learned from reviewed cells."""
+    reviewed: dict[str, int] = field(default_factory=dict)
 
 
 def retrain(
@@ -80,6 +83,8 @@ def retrain(
         set_priors(workspace, priors)
         workspace.commit(f"Priors: the case mix that recalibration {run} is for", KEPT)
     freeze_test_set(workspace)
+    if reviewed := sides(workspace.path / PREPARED):
+        print(said(reviewed), flush=True)
     gate = run_pipeline(workspace, ledger)
     commit = workspace.commit(f"Retraining {run}: {gate['decision']}", KEPT)
     workspace.push()
@@ -95,6 +100,7 @@ def retrain(
         promoted=ledger.production() == version,
         seconds=round(time.monotonic() - started, 1),
         priors=None if priors is None else dict(priors),
+        reviewed=reviewed,
     )
 
 

@@ -45,6 +45,8 @@ KINDS = (
     "canary_ended",
     "shadow_started",
     "shadow_ended",
+    "worklist_exported",
+    "reviews_imported",
 )
 GENESIS = "0" * 64
 FENCE = "BLASTWATCH_RETRAINING_FENCE"

@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.contract.cells import Cells, cells_of_rows, cells_query, packed
+from service.contract.ledger import append_in
 from service.contract.records import PredictionRecord, ReviewRecord, dump_json, parse_json
 from service.contract.schema import heartbeats as _heartbeats
 from service.contract.schema import open_database
@@ -65,8 +66,11 @@ class Store:
                 connection.execute(_mark_disputed(request_ids))
             return len(new)
 
-    def insert_reviews(self, reviews: Iterable[ReviewRecord]) -> int:
-        """Keep reviews, each once by its id, and say how many were new. Their records may arrive later."""
+    def insert_reviews(self, reviews: Iterable[ReviewRecord], *, note: tuple[str, dict[str, Any]] | None = None) -> int:
+        """Keep reviews, each once by its id, and say how many were new. Their records may arrive later.
+
+        `note`: kind and body of a row that the ledger gets in the same transaction.
+        """
         unique = {review.review_id: review for review in reviews}
         with self._database.write() as connection:
             known: set[str] = set()
@@ -83,6 +87,8 @@ class Store:
                         for r in new
                     ],
                 )
+            if note is not None:
+                append_in(connection, *note)
             return len(new)
 
     def get(self, record_id: str) -> StoredPrediction | None:
@@ -145,6 +151,33 @@ class Store:
             rows = connection.execute(query).mappings().all()
         pairs = [(_stored(row), ReviewRecord.from_json(row["review"])) for row in rows]
         return [pair for pair in pairs if with_pixels is None or pair[0].record.pixels_kept == with_pixels]
+
+    def readings(self, *, with_pixels: bool | None = None) -> list[tuple[StoredPrediction, tuple[ReviewRecord, ...]]]:
+        """Records with all reviews of each, oldest first, in order of arrival; without the disputed ones and tests.
+
+        `with_pixels` as in `reviewed`.
+        """
+        query = (
+            select(_predictions)
+            .where(
+                _predictions.c.record_id.in_(select(_reviews.c.record_id)),
+                _predictions.c.disputed.is_(False),
+                _predictions.c.test.is_(False),
+            )
+            .order_by(_predictions.c.seq)
+        )
+        said = select(_reviews.c.record_id, _reviews.c.body).order_by(_reviews.c.time, _reviews.c.seq)
+        by_record: dict[str, list[ReviewRecord]] = {}
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+            for record_id, body in connection.execute(said):
+                by_record.setdefault(record_id, []).append(ReviewRecord.from_json(body))
+        found = [_stored(row) for row in rows]
+        return [
+            (item, tuple(by_record[item.record.record_id]))
+            for item in found
+            if with_pixels is None or item.record.pixels_kept == with_pixels
+        ]
 
     def latest_seq(self) -> int:
         """The number of the last record to arrive; 0 when there is none."""

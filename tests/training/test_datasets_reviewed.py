@@ -1,5 +1,6 @@
 """Reviewed cells: from the store into a folder that can be versioned, and back as a data set."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from service.contract.image import Pixels, pixels_sha256
+from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
+from service.contract.reading import EXPORTED, Asked
 from service.contract.records import PredictionRecord, ReviewRecord
 from service.contract.store import Store
 from tests.support.images import smear
@@ -53,7 +56,7 @@ def _exported(site: Site, out: Path) -> list[dict[Any, Any]]:
 
 def test_a_reviewed_cell_comes_back_with_the_reader_s_label(site: Site, tmp_path: Path) -> None:
     record = site.reviewed(1, "L3", label="healthy", site="site-b", patient="c" * 32, scanner="scanner-b")
-    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 0, 0)
+    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 0, 0, 0)
     dataset = open_dataset({"kind": "reviewed", "root": str(tmp_path / "out")})
     (cell,) = dataset.cells()
     assert (cell.label, cell.patient, cell.site, cell.scanner) == ("L3", "c" * 32, "site-b", "scanner-b")
@@ -103,7 +106,7 @@ def test_test_traffic_disputed_and_unreviewed_cells_stay_out(site: Site, tmp_pat
 def test_cells_whose_pixels_are_gone_are_counted_not_exported(site: Site, tmp_path: Path) -> None:
     site.reviewed(1)
     site.purge(site.reviewed(2))
-    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 1, 0)
+    assert export(site.store, site.pixels, tmp_path / "out", field_um=20.0) == (1, 0, 1, 0, 0)
 
 
 def test_same_reviews_same_export_whatever_order_they_arrived_in(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_same_reviews_same_export_whatever_order_they_arrived_in(tmp_path: Path)
         export(site.store, site.pixels, out, field_um=20.0)
         exports.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert exports[0] == exports[1]
-    assert len(exports[0]) == 4
+    assert len(exports[0]) == 5
 
 
 def test_an_export_replaces_the_one_before(site: Site, tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_cells_of_an_earlier_export_outlive_their_pixels(site: Site, tmp_path: P
         site.purge(record)
     site.reviewed(3, "L3")
     site.store.insert_reviews([review(again, "L2", time="2026-05-01T00:00:00.000000+00:00")])
-    assert export(site.store, site.pixels, out, field_um=20.0) == (3, 2, 0, 0)
+    assert export(site.store, site.pixels, out, field_um=20.0) == (3, 2, 0, 0, 0)
     after = {row["record_id"]: row for row in read_parquet(out / "cells.parquet").to_dict("records")}
     assert after[old.record_id] == before[old.record_id]
     # A second thought about a cell whose pixels are gone counts all the same.
@@ -187,7 +190,7 @@ def test_a_store_that_forgot_its_records_takes_nothing_away_but_a_fresh_start_do
     other = Site(tmp_path / "other")
     new = other.reviewed(2)
     assert {row["record_id"] for row in _exported(other, out)} == {old.record_id, new.record_id}
-    assert export(other.store, other.pixels, out, field_um=20.0, fresh=True) == (1, 0, 0, 0)
+    assert export(other.store, other.pixels, out, field_um=20.0, fresh=True) == (1, 0, 0, 0, 0)
 
 
 def test_a_carried_cell_that_came_into_dispute_goes(site: Site, tmp_path: Path) -> None:
@@ -235,7 +238,7 @@ def test_pictures_of_the_test_set_keep_the_label_that_they_are_tested_under(site
     )
     pd.DataFrame({"path": paths, "split": ["test", "test", "train"]}).to_parquet(prepared / "split.parquet")
     out = tmp_path / "out"
-    assert export(site.store, site.pixels, out, field_um=20.0, prepared=prepared) == (2, 0, 0, 1)
+    assert export(site.store, site.pixels, out, field_um=20.0, prepared=prepared) == (2, 0, 0, 1, 0)
     labels = {row["record_id"]: row["label"] for row in read_parquet(out / "cells.parquet").to_dict("records")}
     assert labels == {ours.record_id: "L1", other.record_id: "L2"}
 
@@ -267,3 +270,82 @@ def test_a_missing_or_damaged_export_is_one_clear_line(site: Site, tmp_path: Pat
 
 def test_smears_of_the_fixture_differ() -> None:
     assert not np.array_equal(smear(1, 128), smear(2, 128))
+
+
+def _entries(out: Path) -> dict[str, Any]:
+    entries = [json.loads(line) for line in (out / "provenance.jsonl").read_text().splitlines()]
+    return {entry["record_id"]: entry for entry in entries}
+
+
+def test_each_cell_says_who_read_it_why_and_how_they_settled(site: Site, tmp_path: Path) -> None:
+    alone, agreed, decided, split, waiting = (site.answered(number) for number in range(1, 6))
+    reviews = [review(alone, "L1"), review(waiting, "L1", role="one")]
+    reviews += [review(agreed, "L2", role=role, sampled=True) for role in ("one", "two")]
+    reviews += [
+        review(record, label, role=role)
+        for record in (decided, split)
+        for role, label in (("one", "L1"), ("two", "L2"))
+    ]
+    reviews.append(review(decided, "L3", role="adjudicator", time="2026-03-01T00:00:00.000000+00:00"))
+    site.store.insert_reviews(reviews)
+    twice = Asked(("random",), 2)
+    asked = {record.record_id: twice for record in (agreed, decided, split, waiting)}
+    out = tmp_path / "out"
+    assert export(site.store, site.pixels, out, field_um=20.0, asked=asked) == (3, 0, 0, 0, 2)
+    entries = _entries(out)
+    table = {row["record_id"]: row for row in read_parquet(out / "cells.parquet").to_dict("records")}
+    assert entries.keys() == table.keys() == {alone.record_id, agreed.record_id, decided.record_id}
+    assert {key: entries[key]["label"] for key in entries} == {key: table[key]["label"] for key in table}
+    assert entries[alone.record_id]["asked"] == ["unasked"]
+    assert (entries[agreed.record_id]["how"], entries[agreed.record_id]["sampled"]) == ("agreed", True)
+    last = entries[decided.record_id]
+    assert (last["how"], last["label"], last["asked"]) == ("adjudicated", "L3", ["random"])
+    said = [(one["reader"], one["label"]) for one in last["readers"]]
+    assert sorted(said[:2]) == [("one", "L1"), ("two", "L2")]
+    assert said[2] == ("adjudicator", "L3")
+    assert last["pixels_sha256"] == decided.pixels_sha256
+
+
+def test_a_planted_answer_of_the_model_never_becomes_a_label(site: Site, tmp_path: Path) -> None:
+    """Under the version's own name, or as a later word over a reader's."""
+    read, unread = site.reviewed(1, "L2", label="L1"), site.answered(2, label="L1")
+    late = "2027-01-01T00:00:00.000000+00:00"
+    site.store.insert_reviews(
+        [review(record, record.label, role=record.model_version, time=late) for record in (read, unread)]
+    )
+    site.store.insert_reviews([review(unread, unread.label, role="model", time=late)])
+    assert [(row["record_id"], row["label"]) for row in _exported(site, tmp_path / "out")] == [(read.record_id, "L2")]
+
+
+def test_a_carried_cell_keeps_its_provenance_and_goes_when_readers_disagree(site: Site, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, second, third = (site.reviewed(number) for number in (1, 2, 3))
+    _exported(site, out)
+    before = _entries(out)
+    site.purge(first)
+    site.store.insert_reviews([review(second, "L1", role="two")])
+    assert export(site.store, site.pixels, out, field_um=20.0) == (2, 1, 0, 0, 1)
+    assert _entries(out) == {key: before[key] for key in (first.record_id, third.record_id)}
+    other = Site(tmp_path / "other")
+    other.reviewed(4)
+    export(other.store, other.pixels, out, field_um=20.0)
+    assert _entries(out)[first.record_id] == before[first.record_id]
+    (out / "provenance.jsonl").unlink()
+    export(other.store, other.pixels, out, field_um=20.0)
+    assert _entries(out)[first.record_id]["how"] == "unknown"
+    (out / "provenance.jsonl").write_text("{}\n")
+    with pytest.raises(DatasetError, match="damaged"):
+        export(other.store, other.pixels, out, field_um=20.0)
+
+
+def test_the_command_knows_from_the_ledger_who_was_to_read(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.reviewed(1)
+    waiting = site.reviewed(2)
+    ledger = Ledger(site.url)
+    ledger.append(EXPORTED, cells={"uncertain": [waiting.record_id]}, readers=2)
+    ledger.close()
+    arguments = ["export", "--store", site.url, "--pixels", str(site.pixels.folder), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.endswith("; 1 more wait for another reader or an adjudicator\n")

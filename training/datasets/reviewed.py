@@ -2,8 +2,9 @@
 
     python -m training.datasets.reviewed export --store URL --pixels DIR --out data/reviewed/cells
 
-The folder (cells.parquet and images/<pixels_sha256>.png) is what DVC versions. A cell's label is the reader's, never
-the model's own answer, which is not even exported: a model must not learn from itself.
+The folder (cells.parquet, provenance.jsonl and images/<pixels_sha256>.png) is what DVC versions. A cell's label is what
+its readers agree on or an adjudicator decided, never the model's own answer, which is not even exported: a model must
+not learn from itself.
 """
 
 import os
@@ -18,11 +19,13 @@ import pandas as pd
 from service.contract.errors import CommandParser, ConfigError, NotFound, run_command
 from service.contract.files import aside_of, replace_dir
 from service.contract.image import encode_png
+from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
-from service.contract.records import PredictionRecord, ReviewRecord
+from service.contract.reading import EXPORTED, Asked, asked_for
 from service.contract.store import Store, StoredPrediction
 from training.datasets import FAB_BLASTS, DatasetError, SourceCell
 from training.datasets.carried import Row, earlier_rows, tested_pictures
+from training.datasets.readings import provenance, read_pictures, read_provenance, table_row, write_provenance
 from training.io import read_parquet, write_parquet
 
 TABLE = "cells.parquet"
@@ -44,8 +47,7 @@ COLUMNS = (
 )
 """pixel_size_um is the picture's own, 0 when the sender knew no scale; role and reviewed (time) are the reader's;
 model_version answered the cell; sampled: drawn at random for review."""
-
-Pair = tuple[StoredPrediction, ReviewRecord]
+NOBODY: Mapping[str, Asked] = {}
 
 
 class Reviewed:
@@ -102,47 +104,44 @@ def open_dataset(options: Mapping[str, object]) -> Reviewed:
     return Reviewed(Path(options["root"]))
 
 
-def newest_per_picture(pairs: list[Pair]) -> list[Pair]:
-    """One review for each picture, the newest: readers may have met the same pixels under several records.
-
-    Ordered by picture and not by arrival, so that the same reviews give the same export from any store.
-    """
-    newest: dict[str, Pair] = {}
-    for stored, review in pairs:
-        picture = stored.record.pixels_sha256
-        held = newest.get(picture)
-        if held is None or (held[1].time, held[1].review_id) < (review.time, review.review_id):
-            newest[picture] = stored, review
-    return [newest[picture] for picture in sorted(newest)]
-
-
 class Exported(NamedTuple):
     """Cells in the export; those among them that only an earlier export had the pixels of; reviewed cells left out, for
-    their pixels are gone, and because the test set has them under another source's label.
+    their pixels are gone, because the test set has them under another source's label, and because their readers are not
+    done: they disagree, or one is missing.
     """
 
     written: int
     carried: int
     gone: int
     tested: int
+    unsettled: int
 
 
 def export(
-    store: Store, pixels: PixelStore, out: Path, *, field_um: float, prepared: Path | None = None, fresh: bool = False
+    store: Store,
+    pixels: PixelStore,
+    out: Path,
+    *,
+    field_um: float,
+    prepared: Path | None = None,
+    fresh: bool = False,
+    asked: Mapping[str, Asked] = NOBODY,
 ) -> Exported:
     """Write the reviewed cells whose pixels are kept, here or in the export that `out` has, to `out`, in one step.
 
     Kept pixels show the model's field: `field_um` across their width. Test traffic and disputed records stay out.
-    `fresh` leaves out the cells that only `out` has. Pictures that the split in the folder `prepared` tests with keep
-    the label that they are tested under. Raises DatasetError when there is nothing to export, or when `out` is
-    something else; StoreUnavailable as the store does.
+    `fresh` leaves out the cells that only `out` has; `asked` says how many readers a cell needs. Pictures that the
+    split in the folder `prepared` tests with keep the label that they are tested under. Raises DatasetError when there
+    is nothing to export, or when `out` is something else; StoreUnavailable as the store does.
     """
     earlier = {} if fresh else {str(row["pixels_sha256"]): row for row in earlier_rows(out / TABLE, COLUMNS)}
+    origins = {} if fresh else read_provenance(out)
+    pictures, unsettled = read_pictures(store, asked)
     tested_with = tested_pictures(prepared) if prepared else {}
     rows: dict[str, Row] = {}
     gone = tested = carried = 0
-    for stored, review in newest_per_picture(store.reviewed(with_pixels=True)):
-        name, known = stored.record.pixels_sha256, earlier.get(stored.record.pixels_sha256)
+    for name, picture in pictures.items():
+        known = earlier.get(name)
         try:
             size: object = field_um / pixels.load(name).shape[1]
         except NotFound:
@@ -150,10 +149,10 @@ def export(
                 gone += 1
                 continue
             size = known["pixel_size_um"]
-        row = _row(stored.record, review, size)
-        rows[name] = known if known and str(known["reviewed"]) > review.time else row
+        row = table_row(picture, size)
+        rows[name] = known if known and str(known["reviewed"]) > str(row["reviewed"]) else row
     for name, row in earlier.items():
-        if name not in rows and _may_stay(store.get(str(row["record_id"]))):
+        if name not in rows and name not in unsettled and _may_stay(store.get(str(row["record_id"]))):
             rows[name] = row
     for name, test in tested_with.items():
         if name in rows and test.by_reader:
@@ -162,42 +161,25 @@ def export(
             tested += 1
     if not rows:
         raise DatasetError(
-            f"no reviewed cells with pixels to export ({gone} had pixels that are gone): review some, and see that "
-            "BLASTWATCH_IMAGE_RETENTION keeps pixels"
+            f"no reviewed cells with pixels to export ({gone} had pixels that are gone, {len(unsettled)} wait for a "
+            "reader or an adjudicator): review some, and see that BLASTWATCH_IMAGE_RETENTION keeps pixels"
         )
     aside = aside_of(out)
     (aside / IMAGES).mkdir(parents=True)
     try:
         for name in sorted(rows):
             try:
-                picture = encode_png(pixels.load(name))
+                image = encode_png(pixels.load(name))
             except NotFound:
-                picture, carried = _picture(out, name), carried + 1
-            (aside / IMAGES / f"{name}.png").write_bytes(picture)
+                image, carried = _picture(out, name), carried + 1
+            (aside / IMAGES / f"{name}.png").write_bytes(image)
         table = pd.DataFrame([rows[name] for name in sorted(rows)], columns=list(COLUMNS))
         write_parquet(aside / TABLE, table.astype({"sampled": np.bool_}))
+        write_provenance(aside, provenance(rows, pictures, origins))
         replace_dir(aside, out)
     finally:
         rmtree(aside, ignore_errors=True)
-    return Exported(len(rows), carried, gone, tested)
-
-
-def _row(record: PredictionRecord, review: ReviewRecord, size: object) -> Row:
-    return {
-        "pixels_sha256": record.pixels_sha256,
-        "label": review.label,
-        "patient": record.patient,
-        "key_id": record.key_id,
-        "site": record.site,
-        "stain": record.stain,
-        "scanner": record.scanner,
-        "pixel_size_um": size if record.pixel_size_um > 0 else 0.0,
-        "record_id": record.record_id,
-        "model_version": record.model_version,
-        "role": review.role,
-        "reviewed": review.time,
-        "sampled": review.sampled,
-    }
+    return Exported(len(rows), carried, gone, tested, len(unsettled))
 
 
 def _may_stay(stored: StoredPrediction | None) -> bool:
@@ -249,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("--fresh", action="store_true", help="leave out the cells that only earlier exports have")
     options = parser.parse_args(argv)
-    store = Store(options.store)
+    store, ledger = Store(options.store), Ledger(options.store)
     try:
         done = export(
             store,
@@ -258,8 +240,10 @@ def main(argv: list[str] | None = None) -> int:
             field_um=options.field_um,
             prepared=options.prepared,
             fresh=options.fresh,
+            asked=asked_for(ledger.rows(EXPORTED)),
         )
     finally:
+        ledger.close()
         store.close()
     notes = [
         f"; {number} {what}"
@@ -267,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
             (done.carried, "of them are in earlier exports only, their pixels are no longer kept"),
             (done.gone, "more were reviewed, but their pixels are no longer kept"),
             (done.tested, "more are pictures of the test set, which keep the label that they are tested under"),
+            (done.unsettled, "more wait for another reader or an adjudicator"),
         )
         if number
     ]

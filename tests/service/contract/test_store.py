@@ -162,6 +162,7 @@ EVERY_METHOD: list[Callable[[Store], object]] = [
     lambda store: store.by_request("a", "b"),
     lambda store: store.predictions(),
     lambda store: store.reviewed(),
+    lambda store: store.readings(),
     lambda store: store.latest_seq(),
     lambda store: store.count(),
     lambda store: store.heartbeat("w", "v", 1.0),
