@@ -1,14 +1,14 @@
 """What readers together say about a cell, and how sure that is: one reading, an agreement, an adjudication, or nothing.
 
-A reader is a role or an id that the operator gives (`haematologist-1`), and his last word is the one that counts. A
-role that starts with `adjudicator` decides where others disagree. Models do not read: what comes under a model's name
-is on record and never a label, since a model must not learn from itself.
+A reader is a role or an id that the operator gives (`haematologist-1`), and the last word of each is the one that
+counts. A role that starts with `adjudicator` decides where others disagree. Models do not read: what comes under a
+model's name is on record and never a label, since a model must not learn from itself.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from service.contract.ledger import Row
 from service.contract.records import ReviewRecord
@@ -58,6 +58,14 @@ class Reading:
 
 
 Read = tuple[StoredPrediction, Reading]
+
+
+class Picture(NamedTuple):
+    """What readers said of a picture: the answer that the decisive review is of, the reading, and what was asked."""
+
+    stored: StoredPrediction
+    reading: Reading
+    asked: Asked
 
 
 def is_reader(role: str) -> bool:
@@ -123,3 +131,29 @@ def readings(store: Store, asked: Mapping[str, Asked], *, with_pixels: bool | No
         if reading is not None:
             found.append((stored, reading))
     return found
+
+
+def pictures(store: Store, asked: Mapping[str, Asked]) -> list[Picture]:
+    """What readers said of each picture whose pixels were kept, ordered by `pixels_sha256`.
+
+    Readers may have met the same pixels under several records: their reviews count together. Ordered by picture and not
+    by arrival, so that the same reviews give the same from any store. Raises StoreUnavailable.
+    """
+    answers: dict[str, dict[str, StoredPrediction]] = {}
+    reviews: dict[str, list[ReviewRecord]] = {}
+    for stored, said in store.readings(with_pixels=True):
+        name = stored.record.pixels_sha256
+        answers.setdefault(name, {})[stored.record.record_id] = stored
+        reviews.setdefault(name, []).extend(said)
+    found = []
+    for name in sorted(answers):
+        together = _together([asked.get(record, NEVER) for record in answers[name]])
+        reading = read(reviews[name], together)
+        if reading is not None:
+            found.append(Picture(answers[name][reading.decisive.record_id], reading, together))
+    return found
+
+
+def _together(asked: Sequence[Asked]) -> Asked:
+    reasons = dict.fromkeys(reason for one in asked for reason in one.reasons)
+    return Asked(tuple(reasons), max(one.readers for one in asked))

@@ -12,50 +12,21 @@ export has a JSON object for each of its cells, ordered by `pixels_sha256`:
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from service.contract.files import write_atomic
-from service.contract.reading import NEVER, UNASKED, Asked, Reading, read
-from service.contract.records import ReviewRecord
-from service.contract.store import Store, StoredPrediction
+from service.contract.reading import UNASKED, Asked, Picture, pictures
+from service.contract.store import Store
 from training.datasets import DatasetError
 from training.datasets.carried import Row
 
 PROVENANCE = "provenance.jsonl"
 
 
-class Picture(NamedTuple):
-    """A picture that readers settled: the answer that the decisive review is of, and what they said."""
-
-    stored: StoredPrediction
-    reading: Reading
-    asked: Asked
-
-
 def read_pictures(store: Store, asked: Mapping[str, Asked]) -> tuple[dict[str, Picture], set[str]]:
-    """{pixels_sha256: picture}, ordered by it, and the pictures whose readers are not done.
-
-    Readers may have met the same pixels under several records: their reviews count together. Ordered by picture and not
-    by arrival, so that the same reviews give the same export from any store. Raises StoreUnavailable.
-    """
-    answers: dict[str, dict[str, StoredPrediction]] = {}
-    reviews: dict[str, list[ReviewRecord]] = {}
-    for stored, said in store.readings(with_pixels=True):
-        name = stored.record.pixels_sha256
-        answers.setdefault(name, {})[stored.record.record_id] = stored
-        reviews.setdefault(name, []).extend(said)
-    settled: dict[str, Picture] = {}
-    open_: set[str] = set()
-    for name in sorted(answers):
-        together = _together([asked.get(record, NEVER) for record in answers[name]])
-        reading = read(reviews[name], together)
-        if reading is None:
-            continue
-        if reading.settled:
-            settled[name] = Picture(answers[name][reading.decisive.record_id], reading, together)
-        else:
-            open_.add(name)
-    return settled, open_
+    """{pixels_sha256: picture} of those that are settled, and the names of the others. Raises StoreUnavailable."""
+    found = {picture.stored.record.pixels_sha256: picture for picture in pictures(store, asked)}
+    settled = {name: picture for name, picture in found.items() if picture.reading.settled}
+    return settled, found.keys() - settled.keys()
 
 
 def table_row(picture: Picture, size: object) -> Row:
@@ -78,13 +49,13 @@ def table_row(picture: Picture, size: object) -> Row:
     }
 
 
-def provenance(rows: Mapping[str, Row], pictures: Mapping[str, Picture], earlier: Mapping[str, Row]) -> str:
+def provenance(rows: Mapping[str, Row], read: Mapping[str, Picture], earlier: Mapping[str, Row]) -> str:
     """The file's text for an export of these rows; what the store no longer has is taken over from `earlier`."""
     lines = []
     for name in sorted(rows):
         row = rows[name]
         entry: Row = {key: row[key] for key in ("pixels_sha256", "record_id", "label", "sampled")}
-        picture = pictures.get(name)
+        picture = read.get(name)
         if picture is not None and picture.reading.decisive.time == row["reviewed"]:
             readers = [{"reader": r.role, "label": r.label, "time": r.time} for r in picture.reading.readers]
             entry |= {
@@ -116,11 +87,6 @@ def read_provenance(folder: Path) -> dict[str, Row]:
 def write_provenance(folder: Path, text: str) -> None:
     """Beside the table."""
     write_atomic(folder / PROVENANCE, text)
-
-
-def _together(asked: list[Asked]) -> Asked:
-    reasons = dict.fromkeys(reason for one in asked for reason in one.reasons)
-    return Asked(tuple(reasons), max(one.readers for one in asked))
 
 
 def _only(row: Row) -> Row:
