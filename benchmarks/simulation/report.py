@@ -179,6 +179,6 @@ def draw(path: Path, results: Results) -> None:
     right.axhline(WANTED, color="grey", lw=1, ls="--")
     right.axvline(WITHIN, color="grey", lw=1, ls="--")
     right.set(title="medium shifts: share found", xlabel="cells since the change", ylim=(0, 1.02), xlim=(0, 1800))
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    right.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.6))
     figure.savefig(path, dpi=110)
     plt.close(figure)
