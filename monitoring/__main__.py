@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from monitoring.job import Monitor
 from monitoring.metrics import build_metrics
 from monitoring.reports import prune, write_report
 from monitoring.settings import Settings, environment_names, load_settings
+from monitoring.status import pace, read_status
+from monitoring.status_page import status_route
 from monitoring.verdict import JudgedWindow
 from monitoring.web import Pulse, build_app
 from monitoring.webhook import webhook
@@ -80,7 +83,10 @@ def serve(settings: Settings, bound: socket.socket) -> None:
 
     thread = threading.Thread(target=loop, name="monitor", daemon=True)
     alerts = webhook(settings.token_file, metrics, lambda asked: inbox.ask(asked, ALERT_PATIENCE_S))
-    app = build_app(metrics.registry, pulse, settings.windows_dir, windows, [alerts])
+    status = status_route(
+        lambda: read_status(settings, time.time()), lambda: pace(metrics.registry, pulse.alive, pulse.age_s)
+    )
+    app = build_app(metrics.registry, pulse, settings.windows_dir, windows, [status, alerts])
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     # uvicorn hands the signal on once it has closed: what follows must still run.
     signal.signal(signal.SIGTERM, _leave)

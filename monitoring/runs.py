@@ -36,6 +36,11 @@ class Retraining:
             return "failed"
         return "passed" if self.end.body.get("gate") == "passed" else "refused"
 
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None while it runs."""
+        return None if self.end is None else seconds(self.end)
+
 
 def retrainings(rows: Sequence[Row]) -> list[Retraining]:
     """Every retraining that started, in order."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -23,7 +23,8 @@ table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.3rem
 .drift{{color:#b00020;font-weight:600}}.ok{{color:#1b6e2d}}</style>
 <h1>Windows</h1>
 <p>Newest first. The state is blastwatch's, from tests that resample patients; the linked Evidently pages show
-distributions, and their own tests, which take cells for independent, decide nothing. <a href="/metrics">Metrics</a></p>
+distributions, and their own tests, which take cells for independent, decide nothing. <a href="/">Status</a>
+<a href="/metrics">Metrics</a></p>
 {note}<table><tr><th>closed<th>model<th>cells<th>patients<th>state<th>out<th>report</tr>
 {rows}</table></html>"""
 
@@ -74,13 +75,9 @@ def build_app(
             note = "<p>The store cannot be reached just now.</p>"
             return HTMLResponse(_PAGE.format(note=note, rows=""), status_code=503)
 
-    def home(request: Request) -> Response:
-        return RedirectResponse("/reports/")
-
     reports.mkdir(parents=True, exist_ok=True)
     return Starlette(
         routes=[
-            Route("/", home),
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/reports/", index),

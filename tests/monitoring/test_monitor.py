@@ -78,6 +78,9 @@ def test_it_watches_and_stops_when_told(
     address = f"http://127.0.0.1:{environment['BLASTWATCH_MONITOR_PORT']}"
     assert httpx.get(f"{address}/healthz").json()["alive"]
     assert "No window has closed yet" in httpx.get(f"{address}/reports/").text
+    status = httpx.get(f"{address}/")
+    assert (status.status_code, "50 of 200 cells" in status.text) == (200, True)
+    assert artifact.version[:12] in status.text
 
     twin = subprocess.run(
         [sys.executable, "-m", "monitoring"],
