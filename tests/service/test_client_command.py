@@ -247,6 +247,7 @@ def test_an_interruption_is_no_traceback(
 
     monkeypatch.setattr(worker.engine.core(), "classify", slow)
     command = [sys.executable, "-m", "service.client", "classify", str(tmp_path / cells[0]), "--target", worker.grpc]
+    command += ["--timeout", "120"]  # a busy machine must not end it first
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     eventually(lambda: begun, patience_s=60)
     process.send_signal(signal.SIGINT)
