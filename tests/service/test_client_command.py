@@ -247,8 +247,12 @@ def test_an_interruption_is_no_traceback(
 
     monkeypatch.setattr(worker.engine.core(), "classify", slow)
     command = [sys.executable, "-m", "service.client", "classify", str(tmp_path / cells[0]), "--target", worker.grpc]
-    command += ["--timeout", "120"]  # a busy machine must not end it first
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background of a shell ignores SIGINT, and a child would inherit that.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     eventually(lambda: begun, patience_s=60)
     process.send_signal(signal.SIGINT)
     printed, complaint = process.communicate(timeout=60)
