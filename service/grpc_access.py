@@ -13,7 +13,7 @@ from service import tls
 from service.contract.errors import InvalidRequest, Overloaded
 from service.door import Visit
 from service.engine import Engine
-from service.watched import Watched
+from service.watched import PATIENCE_S, Watched
 
 CLASSIFY = "/blastwatch.v1.BlastClassifier/Classify"
 FLOOD, FLOOD_S = 8, 0.5
@@ -256,7 +256,10 @@ def server_credentials(engine: Engine) -> grpc.ServerCredentials | None:
     if settings.tls_certificate is None:
         return None
     watched = Watched(
-        tls.paths(settings), lambda: tls.load(settings), lambda: engine.metrics.certificates_refused.inc()
+        tls.paths(settings),
+        lambda: tls.load(settings),
+        lambda: engine.metrics.certificates_refused.inc(),
+        patience_s=PATIENCE_S,
     )
     return grpc.dynamic_ssl_server_credentials(
         _configuration(watched.get()),

@@ -6,7 +6,7 @@ import ssl
 
 from service import tls
 from service.engine import Engine
-from service.watched import Watched
+from service.watched import PATIENCE_S, Watched
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,10 @@ def follow_certificate(engine: Engine) -> None:
         log.warning("no TLS of HTTP is found: a renewed certificate is shown after a restart only")
         return
     watched = Watched(
-        tls.pair(settings), lambda: tls.server_context(settings), lambda: engine.metrics.certificates_refused.inc()
+        tls.pair(settings),
+        lambda: tls.server_context(settings),
+        lambda: engine.metrics.certificates_refused.inc(),
+        patience_s=PATIENCE_S,
     )
 
     def show(connection: ssl.SSLSocket | ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:

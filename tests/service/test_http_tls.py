@@ -76,6 +76,7 @@ def encrypted(live: Site) -> Iterator[Encrypted]:
     }
     with service(live, **settings) as running:
         found = Encrypted(running, authority, token)
+        # A worker that holds its journal but does not answer yet waits for a pair that fits: see service.watched.
         eventually(lambda: found.subject() == "first" and len(running.workers()) == 2, patience_s=60)
         yield found
 

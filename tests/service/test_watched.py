@@ -39,6 +39,26 @@ def test_a_change_is_seen_and_a_fault_keeps_the_last_good_value(
     assert watched.get() == 333
 
 
+def test_a_start_waits_for_files_that_are_being_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "file"
+    reads: list[None] = []
+
+    def load() -> str:
+        reads.append(None)
+        if len(reads) == 3:
+            path.write_text("good")
+        if not path.exists():
+            raise ConfigError("half of it")
+        return path.read_text()
+
+    watched = Watched((path,), load, lambda: None, patience_s=20)
+    assert watched.get() == "good"
+    assert caplog.text.count("half of it; perhaps they are being replaced") == 1
+    with pytest.raises(ConfigError, match="half of it"):
+        path.unlink()
+        Watched((path,), load, lambda: None, patience_s=0.3)
+
+
 def test_without_a_first_good_value_there_is_none(tmp_path: Path) -> None:
     def load() -> int:
         raise ConfigError("nothing there")
