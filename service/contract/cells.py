@@ -64,6 +64,11 @@ class Cells:
 COLUMNS = tuple(item.name for item in fields(Cells))
 
 
+def joined(parts: Sequence[Cells]) -> Cells:
+    """One after the other. Raises ValueError for answers of different models."""
+    return Cells(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS})
+
+
 def packed(record: PredictionRecord) -> dict[str, Any]:
     """The columns `figures` and `reasons` of a record; no figures where its statistics are not those of this release.
 
