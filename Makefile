@@ -43,8 +43,8 @@ proto: $(STAMP) ## regenerate service/proto from proto/
 serve: $(STAMP) ## the service: HTTP 3000, gRPC 50051, health 50052
 	@$(BIN)/python -m service
 
-monitor: $(STAMP) ## the monitor: 9109
-	@$(BIN)/python -m monitoring
+monitor: $(STAMP) ## the monitor: 9109, and Evidently's UI: 9110
+	@BLASTWATCH_MONITOR_UI_PORT=$${BLASTWATCH_MONITOR_UI_PORT-9110} $(BIN)/python -m monitoring
 
 repro: $(STAMP) ## the pipeline: dvc repro
 	@$(BIN)/dvc repro

@@ -2,8 +2,15 @@
 
 import asyncio
 import os
+import socket
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -14,15 +21,27 @@ from starlette.applications import Starlette
 from monitoring.background import Background
 from monitoring.findings import judged
 from monitoring.metrics import build_metrics
-from monitoring.reports import COMPONENTS, frames, principal_axes, prune, write_report
+from monitoring.reports import (
+    COMPONENTS,
+    PROJECT,
+    _panels,
+    frames,
+    labelled,
+    principal_axes,
+    prune,
+    write_report,
+)
 from monitoring.verdict import JudgedWindow, judged_window
 from monitoring.web import Pulse, build_app
 from monitoring.window import Window, tumble
+from monitoring.workspace_ui import workspace_ui
 from service.contract.artifact import Artifact
-from service.contract.errors import StoreUnavailable
+from service.contract.errors import ConfigError, StoreUnavailable
+from service.contract.records import ReviewRecord
 from service.contract.statistics import STATISTICS
 from service.contract.store import StoredPrediction
-from tests.support.monitoring import stream, watched_artifact
+from tests.support.monitoring import LABELS, START, stream, watched_artifact
+from tests.support.records import prediction, review
 
 
 @pytest.fixture
@@ -71,6 +90,187 @@ def test_the_tables_have_numbers_of_cells_and_no_names(artifact: Artifact) -> No
     assert len(past) == len(artifact.reference().label)
     assert current["brightness"].mean() - past["brightness"].mean() == pytest.approx(0.1, abs=0.05)
     assert past[[f"embedding {number + 1}" for number in range(COMPONENTS)]].mean().abs().max() < 1e-6
+
+
+def reviews(count: int = 120, labels: Sequence[str] = LABELS) -> list[tuple[StoredPrediction, ReviewRecord]]:
+    """Random reviews, one in six of which says another label than the answer."""
+    pairs = []
+    for number in range(count):
+        answer = labels[number % len(labels)]
+        record = prediction(number, label=answer)
+        truth = labels[(number + (number % 6 == 0)) % len(labels)]
+        pairs.append((StoredPrediction(number + 1, record, False), review(record, truth, sampled=True)))
+    return pairs
+
+
+def test_reviews_are_the_latest_random_ones() -> None:
+    pairs = reviews()
+    item, verdict = pairs[0]
+    odd = [
+        (replace(item, disputed=True), verdict),
+        (replace(item, record=replace(item.record, test=True)), verdict),
+        (item, replace(verdict, sampled=False)),
+    ]
+    table = labelled([*odd, *pairs])
+    assert len(table) == 120
+    assert (table["label"] != table["answer"]).mean() == pytest.approx(1 / 6)
+    assert list(labelled([]).columns) == ["label", "answer"]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pages and the workspace of four windows, of which two may stay."""
+    folder = tmp_path_factory.mktemp("watched")
+    artifact = watched_artifact(folder / "models")
+    for number in range(4):
+        window = replace(a_window(artifact.version, shift=0.5 * number), closed=START + number * 86400.0)
+        write_report(
+            folder / "windows" / f"{number}.html",
+            window,
+            artifact,
+            artifact.reference(),
+            cells=60,
+            seed=0,
+            reviewed=reviews() if number else reviews(labels=LABELS[:2]),
+            workspace=folder / "workspace",
+            kept=2,
+        )
+    return folder
+
+
+def test_a_workspace_has_one_project_and_the_newest_windows(watched: Path) -> None:
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(watched / "workspace"))
+    (project,) = workspace.list_projects()
+    assert project.name == PROJECT
+    runs = [workspace.get_run(project.id, run) for run in workspace.list_runs(project.id)]
+    closed = {run.timestamp.timestamp() for run in runs}
+    assert closed == {START + 2 * 86400.0, START + 3 * 86400.0}
+    assert len(runs) == 6  # cells, embedding and reviews of two windows
+    values = {value["metric_name"]: value["value"] for run in runs for value in metric_values(run)}
+    (embedding,) = [value for name, value in values.items() if name.startswith("Drift in embeddings")]
+    assert embedding > 0.7  # the ROC AUC of a classifier with a chance in it
+    (accuracy,) = [value for name, value in values.items() if name.startswith("Accuracy")]
+    assert accuracy == pytest.approx(5 / 6)
+    assert any(name.startswith("Unique Value Count: answer") for name in values)
+    assert len(project.dashboard.model().panels) == 4
+
+
+def metric_values(run: Any) -> list[dict[str, Any]]:
+    return [
+        {"metric_name": result.display_name, "value": getattr(result, "value", None)}
+        for result in run.metric_results.values()
+    ]
+
+
+def test_panels_follow_the_labels_and_come_back(watched: Path) -> None:
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(watched / "workspace"))
+    (project,) = workspace.list_projects()
+    project.dashboard.clear_dashboard()
+    _panels(project, LABELS)
+    _panels(project, LABELS)
+    assert len(project.dashboard.model().panels) == 4
+    _panels(project, ("healthy", "blast"))
+    (answers,) = [panel for panel in project.dashboard.model().panels if panel.title == "Answers"]
+    assert [value.legend for value in answers.values] == ["healthy", "blast"]
+
+
+def test_a_broken_workspace_keeps_the_page(tmp_path: Path, artifact: Artifact) -> None:
+    (tmp_path / "workspace").write_text("not a folder")
+    page = tmp_path / "windows" / "w.html"
+    with pytest.raises(OSError, match="workspace"):
+        write_report(
+            page,
+            a_window(artifact.version),
+            artifact,
+            artifact.reference(),
+            cells=60,
+            seed=0,
+            workspace=tmp_path / "workspace",
+        )
+    assert page.is_file()
+
+
+def test_that_the_ui_died_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with workspace_ui(tmp_path / "workspace", free_port()) as child:
+        assert child is not None
+        child.kill()
+        deadline = time.monotonic() + 30
+        while "has ended with code -9" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_the_reviews_have_a_page_where_there_are_enough_labels(watched: Path) -> None:
+    pages = {path.name for path in (watched / "windows").iterdir()}
+    assert pages == {"0.html", *(f"{n}{end}" for n in range(1, 4) for end in (".html", "-reviews.html"))}
+    assert "Recall" in (watched / "windows" / "1-reviews.html").read_text()
+    assert prune(watched / "windows", 1) == 3
+    assert {path.name for path in (watched / "windows").iterdir()} == {"3.html", "3-reviews.html"}
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def test_the_ui_shows_the_project_and_takes_no_writes(watched: Path) -> None:
+    port = free_port()
+    with workspace_ui(watched / "workspace", port) as child:
+        assert child is not None
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                found = httpx.get(f"{address}/api/projects", timeout=5).json()
+                break
+            except httpx.TransportError:
+                assert child.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.3)
+        assert [project["name"] for project in found] == [PROJECT]
+        refused = httpx.post(f"{address}/api/projects", json={"name": "mine"}, timeout=5)
+        assert refused.status_code in (401, 403)
+        with pytest.raises(ConfigError, match="set BLASTWATCH_MONITOR_UI_PORT"), workspace_ui(watched, port):
+            pass
+    assert child.poll() is not None
+
+
+def test_the_ui_ends_with_a_monitor_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from monitoring.workspace_ui import workspace_ui\n"
+        "with workspace_ui(Path(sys.argv[1]), int(sys.argv[2])) as child:\n"
+        "    print(child.pid, flush=True); time.sleep(600)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(free_port())], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()  # at once: it may not have told the kernel yet, and then looks for its parent itself
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def running(pid: int) -> bool:
+    """Whether there is such a process that is not only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_without_a_port_there_is_no_ui(tmp_path: Path) -> None:
+    with workspace_ui(tmp_path / "workspace", 0) as child:
+        assert child is None
+    assert not (tmp_path / "workspace").exists()
 
 
 def test_axes_are_the_directions_of_the_most_variance() -> None:
