@@ -19,7 +19,7 @@ from monitoring.history import History
 from monitoring.inbox import Inbox
 from monitoring.job import Monitor
 from monitoring.metrics import build_metrics
-from monitoring.reports import prune, write_report
+from monitoring.reports import Reviewed, prune, write_report
 from monitoring.settings import Settings, environment_names, load_settings
 from monitoring.status import pace, read_status
 from monitoring.status_page import status_route
@@ -27,6 +27,7 @@ from monitoring.verdict import JudgedWindow
 from monitoring.web import Pulse, build_app
 from monitoring.webhook import webhook
 from monitoring.window import Window
+from monitoring.workspace_ui import workspace_ui
 from service.contract.artifact import Artifact
 from service.contract.errors import CommandParser, ConfigError, run_command
 from service.contract.reference import Reference
@@ -45,7 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    with alone(settings.work_dir / "monitor.lock"), listener(settings) as bound:
+    with (
+        alone(settings.work_dir / "monitor.lock"),
+        listener(settings) as bound,
+        workspace_ui(settings.workspace_dir, settings.ui_port),
+    ):
         serve(settings, bound)
     return 0
 
@@ -55,11 +60,24 @@ def serve(settings: Settings, bound: socket.socket) -> None:
     metrics = build_metrics(CollectorRegistry())
     background = Background(REPORTS_WAITING, metrics.report_failures.inc)
 
-    def report(name: str, window: Window, artifact: Artifact, reference: Reference) -> None:
+    workspace = settings.workspace_dir if settings.ui_port else None
+
+    def report(name: str, window: Window, artifact: Artifact, reference: Reference, reviewed: Reviewed) -> None:
         def job() -> None:
             page = settings.windows_dir / f"{name}.html"
-            write_report(page, window, artifact, reference, cells=settings.report_cells, seed=settings.seed)
-            prune(settings.windows_dir, settings.reports_kept)
+            kept = settings.reports_kept
+            write_report(
+                page,
+                window,
+                artifact,
+                reference,
+                cells=settings.report_cells,
+                seed=settings.seed,
+                reviewed=reviewed,
+                workspace=workspace,
+                kept=kept,
+            )
+            prune(settings.windows_dir, kept)
 
         background.submit(f"the report of window {name}", job)
 

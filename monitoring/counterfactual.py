@@ -42,7 +42,7 @@ def _changes(given: Given) -> Iterator[Change]:
     if window is not None:
         for finding in window.findings:
             if finding.out:
-                yield f"without drift in {finding.name}", replace(given, window=_with(window, _quiet(finding)))
+                yield f"without drift in {_named(finding)}", replace(given, window=_with(window, _quiet(finding)))
         for cause in CAUSES:
             out = [item for item in window.findings if item.out and cause_of(item) == cause]
             if len(out) > 1:
@@ -129,8 +129,12 @@ def _after(
 
 
 def _with(window: PastWindow, *changed: Finding) -> PastWindow:
-    new = {item.name: item for item in changed}
-    return replace(window, findings=tuple(new.get(item.name, item) for item in window.findings))
+    new = {(item.family, item.title): item for item in changed}
+    return replace(window, findings=tuple(new.get((item.family, item.title), item) for item in window.findings))
+
+
+def _named(finding: Finding) -> str:
+    return finding.name + (f" of {finding.slice}" if finding.slice else "")
 
 
 def _quiet(finding: Finding) -> Finding:

@@ -16,7 +16,7 @@ from monitoring.verdict import JudgedWindow
 from service.contract.ledger import Ledger, Row
 
 DECISION: Final = "decision"
-_Said = tuple[str, tuple[str, ...], str | None]
+_Said = tuple[str, tuple[str, ...], str | None, str]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class DecisionLog:
 
         Returns the number of the ledger's row that says it, if one does. Raises StoreUnavailable.
         """
-        said = (decision.kind, decision.causes, decision.blocked_by)
-        last = self._last.get(given.by, _Last(None, ("none", (), None), 0.0))
+        # A page about another slice is news.
+        said = (decision.kind, decision.causes, decision.blocked_by, decision.why if decision.kind == "page" else "")
+        last = self._last.get(given.by, _Last(None, ("none", (), None, ""), 0.0))
         if last.said == said and given.by != BREAKER:
             return last.number
         body = given.to_json() | {
@@ -77,4 +78,9 @@ def decisions(ledger: Ledger) -> list[Row]:
 
 
 def _said(body: dict[str, Any]) -> _Said:
-    return body["decision"], tuple(body["causes"]), body["blocked_by"]
+    return (
+        body["decision"],
+        tuple(body["causes"]),
+        body["blocked_by"],
+        body["why"] if body["decision"] == "page" else "",
+    )

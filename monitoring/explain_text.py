@@ -63,19 +63,32 @@ def _findings(findings: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 "  x" if item["state"] == "drift" else "   ",
-                item["name"],
+                item["name"] + (f" of {item['slice']}" if item.get("slice") else ""),
                 _number(item["figure"]),
                 "" if low_high is None else f"{_number(low_high[0])} … {_number(low_high[1])}",
                 _number(item["threshold"]),
                 "" if item["severity"] is None else f"{item['severity']:.0%}",
                 str(item["cells"]),
                 str(item["patients"]),
-                ""
-                if item["severity"] is not None
-                else f"{item['state']}: {item['detail'].get('why', '')}".rstrip(": "),
+                "; ".join([*_state(item), *_planned(item)]),
             )
         )
     return _table(rows)
+
+
+def _state(finding: dict[str, Any]) -> list[str]:
+    """Why it is neither ok nor drift."""
+    if finding["severity"] is not None:
+        return []
+    return [f"{finding['state']}: {finding['detail'].get('why', '')}".rstrip(": ")]
+
+
+def _planned(finding: dict[str, Any]) -> list[str]:
+    """What the calendar said of the slice."""
+    return [
+        f"planned from {entry['from']} until {entry['until']}: {entry['why']} ({entry['who']})"
+        for entry in finding["detail"].get("planned", [])
+    ]
 
 
 def _history(item: dict[str, Any]) -> list[str]:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal, Self, get_args
 
 State = Literal["ok", "drift", "insufficient", "unknown"]
-Family = Literal["label_shift", "covariate", "imbalance", "quality", "performance"]
+Family = Literal["label_shift", "covariate", "imbalance", "quality", "performance", "slice", "planned"]
+LONG: Final = "long_"
+"""Begins the name of a finding on the last windows together (long_view.py)."""
 STATES: Final[tuple[State, ...]] = get_args(State)
 FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
 
@@ -24,6 +26,7 @@ class Finding:
     detail     numbers and short words for people; JSON
     severity   how much of the way to `drift` it went: the weaker of effect and evidence, each as a share of what
                `drift` asks, so that `drift` is exactly `severity >= 1`; None for insufficient and unknown
+    slice      the part of the window that it speaks of, e.g. "scanner=P250"; "" for all of it
     """
 
     name: str
@@ -36,6 +39,7 @@ class Finding:
     patients: int
     detail: dict[str, Any] = field(default_factory=dict)
     severity: float | None = None
+    slice: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a state or number that a reader could misread."""
@@ -58,13 +62,27 @@ class Finding:
         """Whether it says anything: `ok` or `drift`."""
         return self.state in ("ok", "drift")
 
+    @property
+    def long(self) -> bool:
+        """Whether it is of the last windows together."""
+        return self.name.startswith(LONG)
+
+    @property
+    def title(self) -> str:
+        """Its name for people, with its slice; what callers named stands in it."""
+        return self.name.replace("_", " ") + (f", {self.slice}" if self.slice else "")
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read `to_json` back. Raises ValueError for missing or unknown members."""
+        """Read `to_json` back, also what was written before there were slices.
+
+        Raises ValueError for missing or unknown members.
+        """
+        values = {"slice": "", **values}
         if wrong := {item.name for item in fields(cls)} ^ set(values):
             raise ValueError(f"a finding without or with other members: {sorted(wrong)}")
         interval = values["interval"]

@@ -7,11 +7,25 @@ from typing import Any, Final, Self
 from monitoring.door import asked, breaker_opened
 from monitoring.findings import Finding
 from monitoring.judge_settings import PolicySettings
-from monitoring.policy import CAUSES, Decision, PastWindow, PolicyState, Reviewed, Run, decide, reconsider, status
+from monitoring.policy import (
+    CAUSES,
+    SLICE,
+    Decision,
+    PastWindow,
+    PolicyState,
+    Reviewed,
+    Run,
+    decide,
+    of_slice,
+    reconsider,
+    slices_judged,
+    status,
+)
 
 POLICY: Final = "policy"
 BREAKER: Final = "breaker"
-_BRIEF: Final = ("name", "family", "state", "severity")
+_BRIEF: Final = ("name", "family", "state", "severity", "slice")
+_KEPT: Final = ("why", "planned")
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Given:
 
 
 def _considered(given: Given) -> list[PastWindow]:
-    """For each cause the last windows that said anything of it: the policy looks at no others."""
+    """For each cause, and each slice, the last windows that said anything of it: the policy looks at no others."""
     window = given.window
     if window is None:
         return []
@@ -92,6 +106,10 @@ def _considered(given: Given) -> list[PastWindow]:
     wanted: set[int] = set()
     for cause in CAUSES:
         spoke = [number for number, item in enumerate(past) if status(item, cause, given.settings) != "silent"]
+        wanted.update(spoke[-most:])
+    for name in slices_judged(past, window.closed - given.settings.slice_gone_s, given.settings):
+        mine = (status(of_slice(item, name), SLICE, given.settings) for item in past)
+        spoke = [number for number, said in enumerate(mine) if said != "silent"]
         wanted.update(spoke[-most:])
     return [past[number] for number in sorted(wanted)]
 
@@ -107,8 +125,8 @@ def _runs(given: Given) -> tuple[Run, ...]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    """All of it but the details for people, of which the reason of a missing answer stays."""
-    detail = {"why": finding.detail["why"]} if "why" in finding.detail else {}
+    """All of it but the details for people, of which the reason of a missing answer and what was planned stay."""
+    detail = {key: finding.detail[key] for key in _KEPT if key in finding.detail}
     return finding.to_json() | {"detail": detail}
 
 
@@ -118,5 +136,5 @@ def _brief(window: PastWindow) -> dict[str, Any]:
 
 
 def _from_brief(values: Sequence[Any]) -> Finding:
-    name, family, state, severity = values
-    return Finding(name, family, state, None, None, None, 0, 0, {}, severity)
+    name, family, state, severity, *rest = values  # without a slice where it is older than they are
+    return Finding(name, family, state, None, None, None, 0, 0, {}, severity, *rest)

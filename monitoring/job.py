@@ -7,7 +7,7 @@ says so in its log and metrics, and tries again at the next step.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -15,10 +15,12 @@ from monitoring import policy
 from monitoring.asking import ask
 from monitoring.given import Given
 from monitoring.judge import judge
+from monitoring.long_window import long_window
 from monitoring.metrics import Metrics
+from monitoring.planned import Calendar, named
 from monitoring.policy import Decision, Reviewed
 from monitoring.recalibration import case_mix
-from monitoring.reviews import of_model, unused
+from monitoring.reviews import Pair, agreed, of_model, unused
 from monitoring.runs import KINDS, last_cost, outcomes, policy_state, used_until
 from monitoring.settings import Settings
 from monitoring.site import Site, open_site
@@ -35,8 +37,11 @@ PAGE = 10_000
 PAST_WINDOWS = 100
 _logger = logging.getLogger(__name__)
 
-Report = Callable[[str, Window, Artifact, Reference], None]
-"""(window id, window, its model, the model's reference) → a file for people. May raise whatever it likes."""
+Report = Callable[[str, Window, Artifact, Reference, Sequence[Pair]], None]
+"""(window id, window, its model, the model's reference, reviews of its answers) → a file for people.
+
+May raise whatever it likes.
+"""
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Stream:
 
 
 class Monitor:
-    """The loop's state between steps, all of which can be read again."""
+    """The loop's state between steps, all of which can be read again. Raises ConfigError for a bad calendar."""
 
     def __init__(
         self,
@@ -67,6 +72,9 @@ class Monitor:
         self._report = report
         self._open = site
         self._clock = clock
+        self._calendar = Calendar(settings.calendar)
+        if self._calendar.entries:
+            _logger.info("the calendar announces %s", named(self._calendar.entries))
         self._site: Site | None = None
         self._stream: Stream | None = None
         self._due = float("-inf")
@@ -139,6 +147,7 @@ class Monitor:
         self._metrics.show_cost(last_cost(rows))
         for news in ask(site, self._settings.policy, rows, now):
             self._metrics.show_decision(news.kind)
+        self._read_calendar()
         latest = site.store.latest_seq()
         stream = self._follow(site, site.ledger.production())
         if stream is None:
@@ -214,23 +223,29 @@ class Monitor:
 
     def _judge(self, site: Site, stream: Stream, window: Window, now: float) -> None:
         settings, name = self._settings, window_id(window)
+        rows = site.ledger.rows(*KINDS)
+        past = site.history.windows(stream.version, last=PAST_WINDOWS)
+        read = of_model(site.store, stream.version)
+        reviews = agreed(read)
         findings = judge(
             window,
             stream.reference,
             settings.judge,
             settings.seed ^ int(name[:15], 16),
             labels=stream.artifact.manifest.labels,
-            reviewed=of_model(site.store, stream.version),
+            reviewed=reviews,
+            readings=read,
+            together=long_window(site.store, past, window, rows, settings.judge),
+            planned=self._calendar.entries,
         )
         verdict = judged_window(window, findings)
-        past = [item.past for item in site.history.windows(stream.version, last=PAST_WINDOWS)]
-        rows = site.ledger.rows(*KINDS)
+        before = tuple(item.past for item in past)
         state = policy_state(rows, *site.history.memory())
         reviewed = unused(site.store, site.pixels, used_until(rows), asked_for(rows))
-        decision = policy.decide(verdict.past, past, state, settings.policy, now, reviewed)
+        decision = policy.decide(verdict.past, before, state, settings.policy, now, reviewed)
         if decision.kind == "recalibrate":
             self._advise(site, verdict, decision)
-        given = Given(verdict.past, tuple(past), state, settings.policy, now, reviewed)
+        given = Given(verdict.past, before, state, settings.policy, now, reviewed)
         number = site.decisions.record(given, decision, verdict)
         if not site.history.record(verdict, decision, _kept(decision), now):
             raise Conflict(f"window {name} is on record already: does another monitor run on this store?")
@@ -240,7 +255,16 @@ class Monitor:
         self._metrics.windows.labels(state=verdict.state).inc()
         self._metrics.show_window(verdict.findings, verdict.closed)
         self._act(site, decision, verdict, reviewed, number)
-        self._write_report(name, stream, window)
+        self._write_report(name, stream, window, reviews)
+
+    def _read_calendar(self) -> None:
+        """Where it changed; an edit that makes no sense changes nothing, and is complained about."""
+        before, problem = self._calendar.entries, self._calendar.refresh()
+        self._metrics.calendar_broken.set(problem is not None)
+        if problem is not None:
+            self._complain(f"{problem}; what it said before goes on to hold")
+        elif self._calendar.entries != before:
+            _logger.info("the calendar now announces %s", named(self._calendar.entries))
 
     def _reconsider(self, site: Site, version: str, now: float) -> None:
         """A retraining that is due may start now: reviews came in, the cooldown ended, or a person resumed."""
@@ -294,7 +318,8 @@ class Monitor:
         told = {row.body.get("window") for row in site.ledger.rows("recalibration_advised")}
         if window.window_id in told:
             return
-        shift = next((item for item in window.findings if item.family == "label_shift"), None)
+        shifts = [item for item in window.findings if item.family == "label_shift"]
+        shift = next((item for item in shifts if item.out), next(iter(shifts), None))
         site.ledger.append(
             "recalibration_advised",
             version=window.model_version,
@@ -304,11 +329,11 @@ class Monitor:
         )
         _logger.warning("a person is needed: %s", decision.why)
 
-    def _write_report(self, name: str, stream: Stream, window: Window) -> None:
+    def _write_report(self, name: str, stream: Stream, window: Window, reviews: Sequence[Pair]) -> None:
         if self._report is None:
             return
         try:
-            self._report(name, window, stream.artifact, stream.reference)
+            self._report(name, window, stream.artifact, stream.reference, reviews)
         except Exception:
             # A picture for people: the verdict is on record and stands without it.
             self._metrics.report_failures.inc()

@@ -68,6 +68,37 @@ class JudgeSettings(_Settings):
     min_spread_cells: Annotated[int, Field(ge=2)] = 3
     """Cells a patient must have to say how much cells of one patient differ."""
 
+    long_cells: Count = 800
+    """Cells that the last windows must have to be judged together: four windows of the default size."""
+
+    long_patients: Annotated[int, Field(ge=10)] = 40
+    """Patients that they must have: a class three times as frequent among them is twice its standard error away."""
+
+    long_windows: Count = 8
+    """Windows that are judged together at most: what is older is another world."""
+
+    long_q: Share = 0.01
+    """The level of the long view's covariate family. Stricter than `q`: one long view is enough to fire."""
+
+    long_covariate_floor: Floor = 1.3
+    """Smallest covariate effect of the long view that is called drift, in patient-level standard deviations. Of 100
+    simulated quiet years a floor of 1.2 fired in a few, by references that chance had moved so far."""
+
+    long_label_level: Share = 0.002
+    """The level of the long view's case mix. A mix wanders by itself; a new one for the priors may come once in years,
+    not in weeks."""
+
+    novel_tail: Share = 0.01
+    """Share of a reference like the window's patients that lies beyond the bound of being unlike."""
+
+    novel_floor: Share = 0.11
+    """Smallest share of patients unlike any of the reference's that is called drift. Of 100 simulated quiet years 0.08
+    fired 0.3 times in one, in few hospitals, whose references lack by chance a kind of patient that comes."""
+
+    long_patients_reviewed: Annotated[int, Field(ge=10)] = 60
+    """Patients whose latest reviews the long view counts: about a thousand cells' worth. Older ones hide what is
+    new."""
+
     smallest_share_factor: Share = 0.25
     """The rarest class may fall to this share of the rarest one's in the reference. Relative, because 1.5 % of L3 is
     what childhood leukemia looks like (FAB: at most 3 % of the leukemic), not a fault."""
@@ -102,6 +133,34 @@ class JudgeSettings(_Settings):
     performance_margin: Share = 0.05
     """Points of balanced accuracy that may be lost: the gate's non-inferiority margin."""
 
+    calibration_floor: Share = 0.03
+    """Smallest share of answers wrong beyond what the model says of itself that is called drift: the calibration error
+    that a model may have when it is let in."""
+
+    min_ece_cells: Count = 500
+    """Reviewed cells below which no calibration error is shown: the bound of 0.03 is for slices of as many."""
+
+    max_disagreement: Share = 0.2
+    """Share of the cells read twice on which the readers may differ. Two readers who are each wrong, independently, on
+    every tenth cell differ on at most twice as many: labels less sure than that show no loss of a few points."""
+
+    picture_tail: Annotated[float, Field(gt=0, lt=0.5)] = 0.005
+    """Share of the reference's cells beyond each end of what counts as its range of sharpness, brightness or
+    saturation."""
+
+    max_share_outside: Share = 0.1
+    """Share of a window's cells that may lie outside that range: ten times what is expected at both ends, which leaves
+    room for one patient in ten whose slide is unlike the others'."""
+
+    slice_min_cells: Count = 100
+    """Cells (with a patient) that a slice, or what planned changes leave of a window, must have: half a window."""
+
+    slice_min_patients: Annotated[int, Field(ge=3)] = 8
+    """Patients that a slice must have: as many as of the reference, below which nothing shows how patients differ."""
+
+    max_slices: Count = 8
+    """Slices judged a window, the largest: each one more makes the others harder to find, and is a label of gauges."""
+
 
 class PolicySettings(_Settings):
     """When findings become decisions. design.md, Monitoring, policy."""
@@ -117,6 +176,10 @@ class PolicySettings(_Settings):
 
     clear_below: Share = 0.7
     """A window is clear when every finding is below this share of what `drift` asks."""
+
+    slice_gone_s: Positive = 30 * 86400.0
+    """Seconds after which a slice that no window judged is gone, and its alarm with it: a scanner that was taken away
+    has no windows that could clear it."""
 
     cooldown_s: Floor = 24 * 3600.0
     """Seconds between the starts of two retrainings."""

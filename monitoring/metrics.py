@@ -1,7 +1,7 @@
 """Every metric of the monitor, built in one function into the registry it is given.
 
-No label comes from callers: findings, families, states and kinds are lists of this program, and a model version is a
-hash that the ledger names.
+No label comes from callers but the names of slices (slice_metrics.py): findings, families, states and kinds are lists
+of this program, and a model version is a hash that the ledger names.
 """
 
 import time
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from monitoring.findings import STATES, Finding
 from monitoring.policy import CAUSES, Kind
+from monitoring.slice_metrics import SliceGauges
 
 KINDS: tuple[str, ...] = get_args(Kind)
 ALERT_OUTCOMES = ("started", "refused", "repeated", "ignored")
@@ -53,10 +54,14 @@ class Metrics:
     retraining_running: Gauge
     retrainings: Gauge
     last_retraining: dict[str, Gauge]
+    slices: SliceGauges
+    calendar_broken: Gauge
 
     def show_window(self, findings: Iterable[Finding], closed: float) -> None:
         """The gauges of the last window; `closed` in seconds since the epoch."""
-        for finding in findings:
+        every = list(findings)
+        self.slices.show(item for item in every if item.slice)
+        for finding in (item for item in every if not item.slice):
             names = {"finding": finding.name, "family": finding.family}
             _set(self.finding_figure, finding.figure, names)
             _set(self.finding_threshold, finding.threshold, names)
@@ -79,6 +84,7 @@ class Metrics:
             self.finding_patients,
         ):
             gauge.clear()
+        self.slices.clear()
 
     def show_decision(self, kind: str) -> None:
         """One of the kinds is 1, the others are 0."""
@@ -162,6 +168,8 @@ def build_metrics(registry: CollectorRegistry) -> Metrics:
                 ("ended", "end_timestamp_seconds", "When it ended:"),
             )
         },
+        slices=SliceGauges(registry),
+        calendar_broken=gauge("calendar_broken", "1 while the calendar cannot be read: what it said before holds"),
     )
     metrics.last_window_age.set(float("nan"))
     metrics.last_step_timestamp.set_to_current_time()

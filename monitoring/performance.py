@@ -23,6 +23,7 @@ from service.contract.store import StoredPrediction
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Pair = tuple[StoredPrediction, ReviewRecord]
 
 SAMPLED, REQUESTED, ESTIMATED = "reviewed_balanced_accuracy", "requested_balanced_accuracy", "estimated_accuracy"
 REFERRED, OOD, WITHOUT_PATIENT = "share_referred", "share_ood", "share_without_patient"
@@ -33,29 +34,41 @@ QUALITY = (REFERRED, OOD, WITHOUT_PATIENT)
 class Reviews:
     """Reviewed cells, latest answers last: predicted [n], label [n], patient [n] (ordinal).
 
+    confidence [n]: the largest probability that the model gave, NaN where the record has none
     left_out  reviews of cells without a patient; other  reviews with a label that the model does not have
     """
 
     predicted: Integers
     label: Integers
     patient: Integers
+    confidence: Floats
     left_out: int
     other: int
 
 
 def reviews(
-    reviewed: Sequence[tuple[StoredPrediction, ReviewRecord]], labels: Sequence[str], *, sampled: bool, most: int
+    reviewed: Sequence[tuple[StoredPrediction, ReviewRecord]],
+    labels: Sequence[str],
+    *,
+    sampled: bool,
+    most: int,
+    patients: int | None = None,
 ) -> Reviews:
-    """The latest `most` reviews of one kind, by the order of the answers; without test traffic and disputed answers."""
+    """The latest `most` reviews of one kind, by the order of the answers, and of at most so many patients.
+
+    Without test traffic and disputed answers.
+    """
     kept = [
         (item, review)
         for item, review in reviewed
         if review.sampled == sampled and not item.disputed and not item.record.test
     ]
     kept = sorted(kept, key=lambda pair: pair[0].seq)[-most:]
+    kept = kept if patients is None else _latest(kept, patients)
     index = {label: number for number, label in enumerate(labels)}
     ordinal: dict[str, int] = {}
     rows: list[tuple[int, int, int]] = []
+    confidence: list[float] = []
     left_out = other = 0
     for item, review in kept:
         if not item.record.patient:
@@ -65,8 +78,19 @@ def reviews(
         else:
             patient = ordinal.setdefault(item.record.patient, len(ordinal))
             rows.append((index[item.record.label], index[review.label], patient))
+            confidence.append(max(item.record.probabilities.values(), default=float("nan")))
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    return Reviews(columns[0], columns[1], columns[2], left_out, other)
+    return Reviews(columns[0], columns[1], columns[2], np.array(confidence, dtype=np.float64), left_out, other)
+
+
+def _latest(kept: list[Pair], patients: int) -> list[Pair]:
+    """Those after the last answer that would bring in one patient more."""
+    seen: set[str] = set()
+    for number in range(len(kept) - 1, -1, -1):
+        seen.add(kept[number][0].record.patient)
+        if len(seen - {""}) > patients:
+            return kept[number + 1 :]
+    return kept
 
 
 def reviewed_performance(
@@ -77,6 +101,7 @@ def reviewed_performance(
     labels: Sequence[str],
     *,
     sampled: bool,
+    name: str | None = None,
 ) -> Finding:
     """Balanced accuracy over the classes with enough reviews; patients drawn anew.
 
@@ -84,7 +109,7 @@ def reviewed_performance(
     difference, with both groups' patients drawn anew, excludes none. Reviews that were asked for give a figure
     and are `insufficient`, however many there are.
     """
-    name, classes = (SAMPLED if sampled else REQUESTED), len(labels)
+    name, classes = name or (SAMPLED if sampled else REQUESTED), len(labels)
     cells, patients = len(items.label), len(np.unique(items.patient))
     rare = np.bincount(items.label, minlength=classes) < settings.min_reviewed_per_class
     judgeable = ~rare & (reference.confusion.sum(axis=1) > 0)
@@ -120,7 +145,9 @@ def reviewed_performance(
     return judged(
         name,
         "performance",
-        severity=_severity(expected - figure, (reference_drawn - drawn), patients, settings),
+        severity=severity_of_loss(
+            expected - figure, reference_drawn - drawn, patients, settings.performance_margin, settings.confidence
+        ),
         figure=figure,
         interval=interval,
         threshold=threshold,
@@ -161,7 +188,9 @@ def estimated_accuracy(
     return judged(
         ESTIMATED,
         "performance",
-        severity=_severity(expected - figure, reference_drawn - drawn, patients, settings),
+        severity=severity_of_loss(
+            expected - figure, reference_drawn - drawn, patients, settings.performance_margin, settings.confidence
+        ),
         figure=figure,
         interval=interval,
         threshold=threshold,
@@ -247,9 +276,9 @@ def _mean(
     return float(np.average(values, weights=counts)), drawn[:, 0] / drawn[:, 1]
 
 
-def _severity(drop: float, drawn: Floats, patients: int, settings: JudgeSettings) -> float:
+def severity_of_loss(drop: float, drawn: Floats, patients: int, margin: float, confidence: float) -> float:
     """Effect and evidence of a loss; t rather than normal, because ten patients are few."""
     if drop <= 0:
         return 0.0
-    half = float(stats.t.isf((1.0 - settings.confidence) / 2.0, patients - 1) * drawn.std(ddof=1))
-    return min(drop / settings.performance_margin, drop / max(half, 1e-12))
+    half = float(stats.t.isf((1.0 - confidence) / 2.0, patients - 1) * drawn.std(ddof=1))
+    return min(drop / margin, drop / max(half, 1e-12))

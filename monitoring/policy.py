@@ -5,10 +5,14 @@ of what drift asks), `between`, or `silent`: insufficient, or unknown without an
 out nor as clear and take no place among the last five: a night with few patients must not wash an alarm away, and a
 window that could not be judged is no evidence for either side.
 
+A finding on the last windows together (long_view.py) fires alone: it is what the three of five are for, in one answer.
+
 What follows.
   covariate, or concept (by sampled reviews), or imbalance with reviewed cells at hand  →  retrain
   label shift without any of these  →  recalibrate for the new case mix, once per alarm
-  service quality                   →  page, once per alarm
+  service quality, or readers who disagree with each other  →  page, once per alarm; no retraining by reviews
+  a slice of the windows alone      →  page, once per alarm of that slice; its windows are those that judged it
+  what a calendar announced         →  watch
   refused candidates in a row       →  breaker, once each time that they open it (monitoring/door.py)
 A retraining that is due stays pending until there are enough reviewed cells, and is withdrawn when its alarm goes.
 After a run only windows that closed since its start can ask for the next one: what led to the last run is no reason
@@ -17,13 +21,14 @@ for another.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, Final, Literal, Self, get_args
 
-from monitoring.findings import Finding
+from monitoring.findings import LONG, Finding
 from monitoring.judge_settings import PolicySettings
 
 Kind = Literal["none", "watch", "pending", "recalibrate", "page", "retrain", "breaker"]
-Cause = Literal["covariate", "concept", "imbalance", "label_shift", "quality"]
+Cause = Literal["covariate", "concept", "imbalance", "label_shift", "quality", "slice", "planned"]
 Outcome = Literal["running", "passed", "refused", "failed"]
 Block = Literal["frozen", "running", "breaker", "budget", "cooldown", "reviews"]
 Status = Literal["out", "clear", "between", "silent"]
@@ -31,6 +36,8 @@ Status = Literal["out", "clear", "between", "silent"]
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 CONCEPT: Final[Cause] = "concept"
 QUALITY: Final[Cause] = "quality"
+SLICE: Final[Cause] = "slice"
+PLANNED: Final[Cause] = "planned"
 RETRAINS: Final[tuple[Cause, ...]] = ("covariate", "concept", "imbalance")
 PAGED_BLOCKS: Final[tuple[Block, ...]] = ("breaker", "budget")
 
@@ -65,6 +72,7 @@ class PolicyState:
     """What the policy remembers between windows. Alarms belong to `model_version`; runs, breaker and freeze do not.
 
     pending  causes of a retraining that is due and waits
+    slices   slices that have an alarm, e.g. "scanner=P250"
     told     what a person was already told
     breaker_closed_at  when a person last closed the breaker: refusals of runs that started before no longer count
     """
@@ -76,6 +84,7 @@ class PolicyState:
     runs: tuple[Run, ...] = ()
     breaker_closed_at: float | None = None
     frozen: bool = False
+    slices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -84,7 +93,8 @@ class PolicyState:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read `to_json` back. Raises TypeError or KeyError for unknown or missing members."""
-        lists = {name: tuple(values[name]) for name in ("alarms", "pending", "told")}
+        values = {"slices": (), **values}
+        lists = {name: tuple(values[name]) for name in ("alarms", "pending", "told", "slices")}
         return cls(**{**values, **lists, "runs": tuple(Run(**run) for run in values["runs"])})
 
 
@@ -112,9 +122,18 @@ def decide(
 ) -> Decision:
     """Decide after a window. `history` is what came before it, oldest first; windows of other models are left out."""
     if state.model_version != window.model_version:
-        state = replace(state, model_version=window.model_version, alarms=(), pending=(), told=())
+        state = replace(state, model_version=window.model_version, alarms=(), pending=(), told=(), slices=())
     windows = [*(past for past in history if past.model_version == window.model_version), window]
-    alarms = tuple(cause for cause in CAUSES if _alarmed(cause, windows, cause in state.alarms, settings))
+    planned = {finding.slice for finding in window.findings if finding.family == PLANNED}
+    slices = tuple(
+        name
+        for name in slices_judged(windows, window.closed - settings.slice_gone_s, settings)
+        if name not in planned  # what was announced since is no alarm any more
+        and _alarmed(SLICE, [of_slice(past, name) for past in windows], name in state.slices, settings)
+    )
+    alarmed = {cause: _alarmed(cause, windows, cause in state.alarms, settings) for cause in CAUSES}
+    alarmed |= {SLICE: bool(slices), PLANNED: False}
+    alarms = tuple(cause for cause in CAUSES if alarmed[cause])
     last_start = max((run.started for run in state.runs), default=float("-inf"))
     fresh = [past for past in windows if past.closed > last_start]
     due = tuple(
@@ -123,10 +142,12 @@ def decide(
         if cause in alarms
         and (cause in state.pending or _fires(cause, fresh, settings))
         and (cause != "imbalance" or _enough(reviewed, settings))
+        and (cause != CONCEPT or not _readers_differ(windows))
     )
-    told = tuple(word for word in state.told if word not in CAUSES or word in alarms)
+    gone = {_told_of(name) for name in state.slices} - {_told_of(name) for name in slices}
+    told = tuple(word for word in state.told if (word not in CAUSES or word in alarms) and word not in gone)
     out = tuple(cause for cause in CAUSES if status(window, cause, settings) == "out")
-    return _act(replace(state, alarms=alarms, pending=due, told=told), settings, now, reviewed, out)
+    return _act(replace(state, alarms=alarms, pending=due, told=told, slices=slices), settings, now, reviewed, out)
 
 
 def reconsider(state: PolicyState, settings: PolicySettings, now: float, reviewed: Reviewed) -> Decision:
@@ -140,20 +161,38 @@ def status(window: PastWindow, cause: Cause, settings: PolicySettings) -> Status
     if any(finding.out for finding in findings):
         return "out"
     severities = [finding.severity for finding in findings if finding.severity is not None]
-    if not severities or any(finding.state == "unknown" for finding in findings):
+    if not severities or any(finding.state == "unknown" and not finding.long for finding in findings):
         return "silent"
     return "clear" if max(severities) < settings.clear_below else "between"
+
+
+def slices_judged(windows: Sequence[PastWindow], since: float, settings: PolicySettings) -> list[str]:
+    """The slices of which windows that closed at `since` or later said anything, in order of their names."""
+    recent = [past for past in windows if past.closed >= since]
+    names = {finding.slice for past in recent for finding in past.findings if finding.family == SLICE}
+    return sorted(name for name in names if _statuses(SLICE, [of_slice(past, name) for past in recent], settings))
+
+
+def of_slice(window: PastWindow, name: str) -> PastWindow:
+    """The window with the findings of that slice alone."""
+    return replace(window, findings=tuple(item for item in window.findings if item.slice == name))
 
 
 def cause_of(finding: Finding) -> Cause | None:
     """The cause that a finding speaks for.
 
     An estimate without reviews is blind to concept drift and can only page; reviews that were asked for are of the
-    cells that were hard, and speak for nothing.
+    cells that were hard, and speak for nothing. That answers are surer than they are right alerts and starts nothing:
+    where it costs anything the balanced accuracy of the same reviews says so. Readers who disagree with each other say
+    nothing of the model: a person must ask them.
+    Blurred, badly lit or faded pictures are mended at the microscope, and have an alert of their own; where the cells
+    as a whole changed with them, the covariate findings say so.
     """
+    if finding.name in _PICTURES:
+        return None
     if finding.family != "performance":
         return finding.family
-    return {"reviewed_balanced_accuracy": CONCEPT, "estimated_accuracy": QUALITY}.get(finding.name)
+    return _PERFORMANCE.get(finding.name.removeprefix(LONG))
 
 
 def run_finished(state: PolicyState, outcome: Outcome) -> PolicyState:
@@ -196,7 +235,15 @@ def _statuses(cause: Cause, windows: Sequence[PastWindow], settings: PolicySetti
 
 
 def _fires(cause: Cause, windows: Sequence[PastWindow], settings: PolicySettings) -> bool:
+    if windows and any(item.long and item.out and cause_of(item) == cause for item in windows[-1].findings):
+        return True
     return _statuses(cause, windows, settings)[-settings.fire_of :].count("out") >= settings.fire_windows
+
+
+def _readers_differ(windows: Sequence[PastWindow]) -> bool:
+    """By the last window that says. What their reviews asked for before is then no reason for a retraining, either."""
+    said = (item for past in reversed(windows) for item in past.findings if item.name == _READERS and item.judged)
+    return any(item.out for item in islice(said, 1))
 
 
 def _alarmed(cause: Cause, windows: Sequence[PastWindow], before: bool, settings: PolicySettings) -> bool:
@@ -223,8 +270,14 @@ def _act(
         why = f"{_names(state.pending)} calls for retraining, but {_BLOCKED[block]}"
         return Decision("page", why, state.pending, block, replace(state, told=(*told, block)))
     if "quality" in state.alarms and "quality" not in told:
-        why = "the service refers, or does not know, more cells than agreed"
+        why = "the service refers, or does not know, more cells than agreed, or readers disagree with each other"
         return Decision("page", why, ("quality",), block, replace(state, told=(*told, "quality")))
+    # Where the window as a whole has an alarm that says as much, its slices would say it again.
+    new = tuple(name for name in state.slices if _told_of(name) not in told)
+    if new and not {"covariate", "concept", "label_shift"}.intersection(state.alarms):
+        why = f"{' and '.join(new)} changed and the rest did not: ask there, before anything is learned from it"
+        now_told = (*told, *(_told_of(name) for name in new))
+        return Decision("page", why, (SLICE,), block, replace(state, told=now_told))
     # Label shift is only label shift while nothing says that the cells themselves changed; advice waits out a freeze.
     cells_changed = "covariate" in state.alarms or "concept" in state.alarms or "imbalance" in state.pending
     alone = "label_shift" in state.alarms and not cells_changed
@@ -251,7 +304,19 @@ _BLOCKED: Final[dict[Block, str]] = {
     "budget": "the budget of this period is spent",
     "cooldown": "the last one started too recently",
 }
+_PICTURES: Final = ("blurred", "exposure", "stain_faded")
+_READERS: Final = "reviewer_disagreement"
+_PERFORMANCE: Final[dict[str, Cause]] = {
+    "reviewed_balanced_accuracy": CONCEPT,
+    "estimated_accuracy": QUALITY,
+    _READERS: QUALITY,
+}
+_WORDS: Final[dict[Cause, str]] = {SLICE: "a slice", PLANNED: "a planned change"}
+
+
+def _told_of(name: str) -> str:
+    return f"{SLICE} {name}"
 
 
 def _names(causes: Sequence[Cause]) -> str:
-    return " and ".join(cause.replace("_", " ") for cause in causes)
+    return " and ".join(_WORDS.get(cause, cause.replace("_", " ")) for cause in causes)

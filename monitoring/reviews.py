@@ -1,12 +1,12 @@
 """Reviewed cells that a retraining could learn from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from monitoring.policy import Reviewed
 from monitoring.window import seconds
 from service.contract.pixels import PixelStore
-from service.contract.reading import Asked, readings
+from service.contract.reading import Asked, Read, readings
 from service.contract.records import ReviewRecord
 from service.contract.store import Store, StoredPrediction
 
@@ -30,14 +30,15 @@ def unused(store: Store, pixels: PixelStore, used_until: float, asked: Mapping[s
     return Reviewed(cells, len(patients - {""}))
 
 
-def of_model(store: Store, version: str) -> list[Pair]:
-    """Every answer of that model that its readers agree on, in order of the answers. Raises StoreUnavailable.
+def of_model(store: Store, version: str) -> list[Read]:
+    """Every answer of that model that a reader labelled, in order of the answers. Raises StoreUnavailable."""
+    return [read for read in readings(store, NOBODY) if read[0].record.model_version == version]
+
+
+def agreed(read: Sequence[Read]) -> list[Pair]:
+    """The answers that their readers agree on, in the same order.
 
     One reading is enough here, and it is drawn at random if any of the cell's was: a cell that a second reader or an
     adjudicator looked at must not leave the sample that speaks for all cells.
     """
-    return [
-        (stored, replace(reading.decisive, sampled=reading.sampled))
-        for stored, reading in readings(store, NOBODY)
-        if reading.settled and stored.record.model_version == version
-    ]
+    return [(stored, replace(reading.decisive, sampled=reading.sampled)) for stored, reading in read if reading.settled]

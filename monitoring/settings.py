@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     report_cells: int = Field(default=500, ge=50)
     """Cells of a window, and of the reference, that a report is drawn from: its time grows with them."""
 
+    ui_port: int = Field(default=0, ge=0, le=65535)
+    """The port of Evidently's UI, on loopback; 0: none, and no workspace is kept. `make monitor` sets 9110. It is a
+    process of its own of some 320 MB, and each window then takes seconds more in the background."""
+
     reports_kept: int = Field(default=100, ge=1)
     """Reports kept, of about 4 MB each; the oldest go first."""
 
@@ -125,6 +129,10 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     """Numbers of the policy."""
 
+    calendar: Path | None = None
+    """A file (TOML or JSON) of planned changes, read again when it changes: what it announces is judged by itself;
+    none: nothing is planned."""
+
     @field_validator("host", mode="after")
     @classmethod
     def _loopback(cls, value: str) -> str:
@@ -153,6 +161,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "models_dir", root / (self.models_dir or home / "models" / "blastwatch").expanduser())
         if self.token_file is not None:
             object.__setattr__(self, "token_file", root / self.token_file.expanduser())
+        if self.calendar is not None:
+            object.__setattr__(self, "calendar", root / self.calendar.expanduser())
         for name in ("pixels_dir", "reports_dir", "repo", "work_dir"):
             object.__setattr__(self, name, root / getattr(self, name).expanduser())
         object.__setattr__(self, "store_url", _absolute_url(self.store_url, root))
@@ -168,6 +178,11 @@ class Settings(BaseSettings):
     def windows_dir(self) -> Path:
         """Where the reports of windows are."""
         return self.reports_dir / "windows"
+
+    @property
+    def workspace_dir(self) -> Path:
+        """Where Evidently's workspace is."""
+        return self.reports_dir / "workspace"
 
     @classmethod
     def settings_customise_sources(

@@ -56,7 +56,7 @@ def label_shift(
     predicted = reference.probabilities.argmax(axis=1)
     crossed = _by_patient(reference.patient[known], (reference.label * classes + predicted)[known], classes * classes)
     # A model for another case mix than its reference's is held against that one.
-    crossed = crossed * np.repeat(_label_weight(reference), classes)
+    crossed = crossed * np.repeat(label_weight(reference), classes)
     matrix = (reference.confusion / labelled[:, None]).T  # [C answer, C label]
     before = crossed.reshape(-1, classes, classes).sum(axis=(0, 2)) / crossed.sum()
     shares = solve_shares(matrix, answers.sum(axis=0) / answers.sum())
@@ -76,6 +76,7 @@ def label_shift(
     intervals = [percentile_interval(drawn_shares[:, one], settings.confidence) for one in range(classes)]
     detail = {
         "class": labels[loudest],
+        "p": min(1.0, 2 * classes * float(stats.t.sf(abs(change[loudest]) / max(spread[loudest], 1e-12), freedom))),
         "shares": {label: round(float(share), 4) for label, share in zip(labels, shares, strict=True)},
         "share_intervals": {
             label: [round(low, 4), round(high, 4)] for label, (low, high) in zip(labels, intervals, strict=True)
@@ -100,7 +101,7 @@ def label_shift(
     return finding, shares
 
 
-def _label_weight(reference: Reference) -> Floats:
+def label_weight(reference: Reference) -> Floats:
     """[C] for how many cells one of the reference counts, by its label."""
     weight = np.zeros(reference.classes)
     weight[reference.label] = reference.case_weight

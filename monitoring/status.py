@@ -39,6 +39,7 @@ class Status:
 
     windows   of all models; `judged` only those of the model in production
     since     when the model in production was put there
+    slices    those that have an alarm
     """
 
     now: float
@@ -50,6 +51,7 @@ class Status:
     retrainings: tuple[Retraining, ...]
     alarms: tuple[str, ...]
     pending: tuple[str, ...]
+    slices: tuple[str, ...]
     frozen: bool
     breaker_open: bool
     min_cells: int
@@ -102,6 +104,7 @@ def read_status(settings: Settings, now: float) -> Status:
         retrainings=tuple(retrainings(rows)[-RETRAININGS:]),
         alarms=state.alarms if watched else (),
         pending=state.pending if watched else (),
+        slices=state.slices if watched else (),
         frozen=state.frozen,
         breaker_open=policy.breaker_open(state, settings.policy),
         min_cells=settings.judge.min_cells,

@@ -33,8 +33,10 @@ FAMILIES = {
     "label_shift": ("Case mix", "shares of the cell types, against the reference"),
     "covariate": ("Look of the cells", "in standard deviations between patients, against the reference"),
     "imbalance": ("Class balance", "are all cell types still seen often enough?"),
-    "performance": ("Accuracy", "from reviews; estimated from the model's own confidence where it says so"),
-    "quality": ("Service", "shares of cells that the service refers, does not know, or cannot tie to a patient"),
+    "performance": ("Accuracy", "from reviews, if readers agree; estimated from its own confidence where it says so"),
+    "slice": ("Slices", "the largest sites, stains, scanners and clients of the window, each against the reference"),
+    "planned": ("Planned changes", "what the calendar announced, in its own context: drift is expected here"),
+    "quality": ("Service", "shares of cells referred, not known, without a patient; blurred, badly lit or faded"),
 }
 LISTED = 6
 
@@ -73,7 +75,7 @@ def _verdict(status: Status, pace: Pace) -> tuple[str, str]:
         return "insufficient", "No model is in production: nothing to watch yet"
     if status.last is None:
         return "insufficient", "No window of this model has closed yet"
-    out = sum(finding.out for finding in status.last.findings)
+    out = sum(finding.out and finding.family != "planned" for finding in status.last.findings)
     words = {
         "ok": "Nothing is out in the last window",
         "drift": f"{out} finding{'s' if out != 1 else ''} out in the last window",
@@ -117,6 +119,7 @@ def _tiles(status: Status, pace: Pace) -> str:
     trigger = "a retraining runs" if status.running else trigger
     due = f"due: {_words(status.pending)}" if status.pending else "nothing is due"
     alarms = f"alarms: {_words(status.alarms)}" if status.alarms else "no alarm"
+    alarms += f" ({', '.join(status.slices)})" if status.slices else ""
     last = status.decisions[-1] if status.decisions else None
     decided = f'<p class="big">{_escape(last.kind)}</p><p>{_when(last.time)}: {_escape(last.why)}</p>' if last else ""
     return (
@@ -177,8 +180,9 @@ def _findings(status: Status) -> str:
 
 
 def _card(finding: Finding, status: Status) -> str:
-    past = [item for window in status.judged for item in window.findings if item.name == finding.name]
-    name = finding.name.replace("_", " ")
+    same = (finding.family, finding.title)
+    past = [item for window in status.judged for item in window.findings if (item.family, item.title) == same]
+    name = finding.title
     label = f"{name} over {len(past)} windows, now {finding.state}. {in_words(finding)}"
     detail = "".join(
         f"<dt>{_escape(key.replace('_', ' '))}</dt><dd>{_shown(value)}</dd>" for key, value in _rest(finding)

@@ -139,6 +139,7 @@ class LocalTrigger:
             raise Conflict(shut)
         seen = [
             {"name": item.name, "state": item.state, "figure": item.figure, "threshold": item.threshold}
+            | ({"slice": item.slice} if item.slice else {})
             for item in reason.findings
             if item.out
         ]

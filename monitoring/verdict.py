@@ -56,8 +56,11 @@ def window_id(window: Window) -> str:
 
 
 def state_of(window: Window, findings: Sequence[Finding]) -> State:
-    """Drift if any finding is, else unknown if any is; insufficient if it expired or nothing was judged."""
-    states = {finding.state for finding in findings}
+    """Drift if any finding is, else unknown if any is; insufficient if it expired or nothing was judged.
+
+    What a planned change does was expected and says nothing against the window.
+    """
+    states = {finding.state for finding in findings if finding.family != "planned"}
     if not window.complete:
         return "insufficient"
     return next((state for state in ("drift", "unknown", "ok") if state in states), "insufficient")

@@ -92,7 +92,9 @@ def _index(windows: Sequence[JudgedWindow], reports: Path) -> str:
     for window in reversed(windows):
         page = f"{window.window_id}.html"
         link = f'<a href="/reports/{page}">Evidently</a>' if (reports / page).is_file() else "–"
-        out = ", ".join(finding.name.replace("_", " ") for finding in window.findings if finding.out)
+        if (reports / f"{window.window_id}-reviews.html").is_file():
+            link += f', <a href="/reports/{window.window_id}-reviews.html">reviews</a>'
+        out = ", ".join(finding.title for finding in window.findings if finding.out)
         closed = f"{datetime.fromtimestamp(window.closed, UTC):%Y-%m-%d %H:%M:%S}"
         cells = [closed, window.model_version[:12], str(window.cells), str(window.patients)]
         text = "".join(f"<td>{html.escape(cell)}" for cell in cells)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from monitoring.choosing import DISAGREEMENT, DRIFTED, RANDOM, UNCERTAIN, Wish, choose
 from monitoring.history import History
+from monitoring.planned import WHAT as SLICES
 from monitoring.readers import Agreement, agreements
 from monitoring.settings import Settings, load_settings
 from monitoring.worklist_files import PAGE, TABLE, read_list, write_list
@@ -27,8 +28,6 @@ from service.contract.pixels import PixelStore
 from service.contract.reading import EXPORTED, asked_for, pictures, readings
 from service.contract.records import utc_now
 from service.contract.store import Store, StoredPrediction
-
-SLICES = ("site", "stain", "scanner")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,9 +164,17 @@ def _slice(text: str | None, version: str | None, settings: Settings) -> tuple[C
     if not windows or windows[0].state != "drift":
         return _nowhere, "; no drifted ones: the newest window is not in drift, name a slice with --slice"
     window = windows[0]
+    # Where slices alone drifted, their cells: the rest of the window is what it was.
+    slices = sorted({finding.slice for finding in window.findings if finding.out and finding.family == "slice"})
+    if any(finding.out and not finding.slice for finding in window.findings):
+        slices = []
+    chosen = [one.partition("=")[::2] for one in slices]
     return (
-        lambda item: window.first_seq <= item.seq <= window.last_seq,
-        f"; drifted ones are of window {window.window_id}",
+        lambda item: (
+            window.first_seq <= item.seq <= window.last_seq
+            and (not chosen or any(getattr(item.record, name) == value for name, value in chosen))
+        ),
+        f"; drifted ones are of window {window.window_id}" + (f", {' and '.join(slices)}" if slices else ""),
     )
 
 
@@ -189,7 +196,9 @@ def parser() -> CommandParser:
     ):
         export.add_argument(f"--{reason}", type=_count, default=number, metavar="N", help=f"{words} (%(default)s)")
     export.add_argument(
-        "--slice", metavar="NAME=VALUE", help="site, stain or scanner (default: the newest window, if it drifted)"
+        "--slice",
+        metavar="NAME=VALUE",
+        help="site, stain, scanner or client (default: where the newest window drifted)",
     )
     export.add_argument(
         "--per-patient",

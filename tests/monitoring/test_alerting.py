@@ -19,6 +19,7 @@ pytestmark = pytest.mark.servers
 
 # Panels without a number here, and why. Everything else has to return one.
 WITHOUT_DATA = {
+    "drift: Slices, how far each has gone: {{slice}}, {{finding}}, planned": "no calendar announces anything",
     "model: Canary and shadow: {{role}} {{model_version}}": "neither runs: production answers alone",
 }
 

@@ -50,7 +50,7 @@ class TestOnRecord:
             now += hours * HOUR
             window = None
             if isinstance(event, dict):
-                found = tuple(finding(cause, level) for cause, level in event.items())  # type: ignore[arg-type]
+                found = tuple(finding(cause, level) for cause, level in event.items())
                 window = PastWindow("m1", now, found)
             elif event in ("passed", "refused", "failed") and state.runs and state.runs[-1].outcome == "running":
                 state = run_finished(state, event)  # type: ignore[arg-type]
@@ -63,6 +63,27 @@ class TestOnRecord:
             assert other.state.alarms == decision.state.alarms
             state = decision.state
             history += [window] if window else []
+
+    def test_a_slice_that_few_windows_judge_is_on_record_with_those_windows(self) -> None:
+        rare, often = finding("slice:scanner=P250", "o"), finding("slice:site=B", "c")
+        windows = [
+            PastWindow("m1", number * HOUR, (rare, often) if number % 7 == 0 else (often,)) for number in range(15)
+        ]
+        made = Given(windows[-1], tuple(windows[:-1]), PolicyState("m1"), SETTINGS, 15 * HOUR, ENOUGH)
+        again = Given.from_json(json.loads(json.dumps(made.to_json())))
+        assert made.decide().kind == "page"
+        assert again.decide() == made.decide()
+        assert [past.closed / HOUR for past in again.history] == [0, 7, 9, 10, 11, 12, 13]  # the last five of each
+
+    def test_two_pages_about_two_slices_are_two_rows(self, tmp_path: Path) -> None:
+        ledger = Ledger(f"sqlite:///{tmp_path}/store.db")
+        log = DecisionLog(ledger, JudgeSettings())
+        for name in ("A", "A", "B"):
+            windows = [PastWindow("m1", HOUR * number, (finding(f"slice:site={name}", "o"),)) for number in range(3)]
+            made = Given(windows[-1], tuple(windows[:-1]), PolicyState("m1"), SETTINGS, 3 * HOUR, ENOUGH)
+            log.record(made, made.decide())
+        said = [row.body["why"].partition(" ")[0] for row in ledger.rows(DECISION)]
+        assert said == ["site=A", "site=B"]
 
     def test_only_what_is_news_is_a_row(self, tmp_path: Path) -> None:
         ledger = Ledger(f"sqlite:///{tmp_path}/store.db")

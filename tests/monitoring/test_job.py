@@ -29,7 +29,7 @@ from service.contract.artifact import Artifact
 from service.contract.errors import Conflict, StoreUnavailable
 from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
-from service.contract.records import PredictionRecord
+from service.contract.records import PredictionRecord, review_id
 from service.contract.reference import Reference
 from service.contract.store import Store
 from tests.support.images import smear
@@ -104,7 +104,7 @@ class World:
         )
         return self.monitor
 
-    def report(self, name: str, window: Window, artifact: Artifact, reference: Reference) -> None:
+    def report(self, name: str, window: Window, artifact: Artifact, reference: Reference, reviewed: object) -> None:
         self.reported.append(name)
 
     def send(
@@ -603,6 +603,22 @@ class TestRealNumbers:
         world.monitor.step()
         (reason,) = world.trigger.fired
         assert reason.causes == ("covariate",)
+
+    def test_readers_who_disagree_with_each_other_are_heard_and_shown(self, world: World) -> None:
+        sent = world.send(1, cells=200, patients=20)
+        at = datetime.fromtimestamp(world.now, UTC).isoformat(timespec="microseconds")
+        first = reviews(sent, time=at)
+        # The second reader calls every other cell something else.
+        told = [("L3" if one.label == "L2" else "L2") if row % 2 else one.label for row, one in enumerate(first)]
+        second = [replace(one, role="other", label=label) for one, label in zip(first, told, strict=True)]
+        named = [replace(one, review_id=review_id(one.record_id, one.role, one.label, at)) for one in second]
+        world.store.insert_reviews([*first, *named])
+        world.monitor.step()
+        (window,) = world.history.windows()
+        states = {finding.name: finding.state for finding in window.findings}
+        assert states["reviewer_disagreement"] == "drift"
+        assert states["reviewed_balanced_accuracy"] == states["reviewed_calibration"] == "unknown"
+        assert world.value("finding_figure", finding="reviewer_disagreement", family="performance") == 0.5
 
     def test_the_same_stream_gets_the_same_verdicts(self, world: World, tmp_path: Path) -> None:
         other = World(tmp_path / "other")

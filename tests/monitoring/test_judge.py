@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitoring.calibration import NAME as CALIBRATION
+from monitoring.disagreement import NAME as DISAGREEMENT
 from monitoring.findings import FAMILIES, Finding, insufficient
 from monitoring.findings import judged as judged_finding
 from monitoring.judge import FINDINGS, judge, judge_arrays
 from monitoring.judge_settings import JudgeSettings
+from monitoring.long_view import NAMES as LONG_VIEW
 from monitoring.window import Window
 from service.contract.statistics import STATISTICS
 from service.contract.store import StoredPrediction
@@ -45,11 +48,12 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 def test_every_finding_comes_always_and_in_order() -> None:
     findings = judge(window_of_records(), REFERENCE, SETTINGS, 7, labels=LABELS)
     assert tuple((finding.name, finding.family) for finding in findings) == FINDINGS
-    assert {family for _, family in FINDINGS} == set(FAMILIES)
+    assert {family for _, family in FINDINGS} | {"slice", "planned"} == set(FAMILIES)
     states = {finding.name: finding.state for finding in findings}
-    reviewed = {"reviewed_balanced_accuracy", "requested_balanced_accuracy"}
-    assert {name for name, state in states.items() if state == "insufficient"} == reviewed
-    assert {state for name, state in states.items() if name not in reviewed} == {"ok"}
+    reviewed = ("reviewed_balanced_accuracy", "requested_balanced_accuracy", CALIBRATION, DISAGREEMENT)
+    few = {*reviewed, *(name for name, _ in LONG_VIEW)}
+    assert {name for name, state in states.items() if state == "insufficient"} == few
+    assert {state for name, state in states.items() if name not in few} == {"ok"}
 
 
 def test_the_same_seed_gives_the_same_findings_and_another_one_other_draws() -> None:
@@ -111,6 +115,9 @@ def test_findings_survive_json() -> None:
     for finding in judge(window_of_records(), REFERENCE, SETTINGS, 7, labels=LABELS):
         text = json.dumps(finding.to_json(), allow_nan=False)
         assert Finding.from_json(json.loads(text)) == finding
+    before_slices = insufficient("a", "quality", 1, 1, "few").to_json()
+    del before_slices["slice"]
+    assert Finding.from_json(before_slices) == insufficient("a", "quality", 1, 1, "few")
     with pytest.raises(ValueError, match="surprise"):
         Finding.from_json({**insufficient("a", "quality", 1, 1, "few").to_json(), "surprise": 1})
 

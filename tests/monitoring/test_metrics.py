@@ -2,9 +2,10 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.metrics import KINDS, Metrics, build_metrics
@@ -63,6 +64,23 @@ def test_the_next_window_replaces_the_last_one(metrics: Metrics) -> None:
     assert value(metrics, "finding_state", **labels, state="insufficient") == 1
     metrics.clear_window()
     assert value(metrics, "finding_state", **labels, state="insufficient") is None
+
+
+def test_slices_have_gauges_of_their_own_and_those_that_are_gone_have_none(metrics: Metrics) -> None:
+    slices = [replace(drift(), name="slice_embedding", family="slice", slice=f"site={name}") for name in ('"A"\n', "B")]
+    metrics.show_window([drift(), *slices], closed=1.0)
+    assert value(metrics, "finding_figure", finding="embedding", family="covariate") == 1.5
+    assert value(metrics, "finding_figure", finding="slice_embedding", family="slice") is None
+    labels = {"finding": "slice_embedding", "slice": "site=B", "planned": "false"}
+    assert value(metrics, "slice_figure", **labels) == value(metrics, "slice_severity", **labels) == 1.5
+    assert (value(metrics, "slice_cells", **labels), value(metrics, "slice_patients", **labels)) == (200, 12)
+    assert value(metrics, "slice_state", **labels, state="drift") == 1
+    assert b'slice="site=\\"A\\"\\n"' in generate_latest(metrics.registry)
+    metrics.show_window([drift(), replace(slices[0], family="planned")], closed=2.0)
+    assert value(metrics, "slice_figure", **labels) is None
+    assert value(metrics, "slice_figure", finding="slice_embedding", slice='site="A"\n', planned="true") == 1.5
+    metrics.clear_window()
+    assert b'slice="' not in generate_latest(metrics.registry)
 
 
 def test_one_kind_of_decision_at_a_time(metrics: Metrics) -> None:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from monitoring import moments as module
-from monitoring.moments import Moments, moments
+from monitoring.moments import Moments, moments, patient_means
 
 CELLS, SIZE = 400, 5
 
@@ -48,3 +48,13 @@ def test_the_window_is_not_changed() -> None:
     before = values.copy()
     moments([(values, np.ones(6, dtype=np.bool_))], np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, dtype=np.int64))
     np.testing.assert_array_equal(values, before)
+
+
+def test_means_alone_are_the_same_means() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(500, 4)).astype(np.float32)
+    chosen = rng.random(500) < 0.8
+    index = np.arange(chosen.sum()) % 7
+    answer = rng.integers(3, size=len(index))
+    found = moments([(values, chosen)], index, answer)
+    assert np.allclose(patient_means([(values, chosen)], index), found.mean, atol=1e-12)

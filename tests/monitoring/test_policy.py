@@ -37,12 +37,22 @@ NAMES: dict[Cause, tuple[str, Family]] = {
     "imbalance": ("normalised_entropy", "imbalance"),
     "label_shift": ("label_shift", "label_shift"),
     "quality": ("share_ood", "quality"),
+    "slice": ("slice_embedding", "slice"),
+    "planned": ("slice_embedding", "planned"),
 }
 LEVELS = {"o": 1.5, "b": 0.85, "c": 0.2}
 
 
-def finding(cause: Cause, level: str) -> Finding:
-    """o: out, b: between 70 % and the threshold, c: clear, i: insufficient, u: unknown."""
+def finding(cause: str, level: str) -> Finding:
+    """o: out, b: between 70 % and the threshold, c: clear, i: insufficient, u: unknown.
+
+    A cause may name a slice: slice:scanner=P250.
+    """
+    cause, _, name_of_slice = cause.partition(":")
+    return replace(_finding(cause, level), slice=name_of_slice)  # type: ignore[arg-type]
+
+
+def _finding(cause: Cause, level: str) -> Finding:
     name, family = NAMES[cause]
     if level == "i":
         return insufficient(name, family, 3, 1, "few")
@@ -66,7 +76,7 @@ class Site:
 
     def window(self, after: float = HOUR, model: str = "m1", **levels: str) -> Decision:
         self.now += after
-        found = tuple(finding(cause, level) for cause, level in levels.items())  # type: ignore[arg-type]
+        found = tuple(finding(cause, level) for cause, level in levels.items())
         window = PastWindow(model, self.now, found)
         decision = decide(window, self.history, self.state, SETTINGS, self.now, self.reviewed)
         self.history.append(window)
@@ -300,6 +310,84 @@ def test_service_quality_pages_once() -> None:
     assert Site().stream("oooo", "quality") == ["watch", "watch", "page", "watch"]
 
 
+# Slices, and what was planned
+
+P250, SITE_B = "slice:scanner=P250", "slice:site=B"
+
+
+def slices(site: Site, *windows: dict[str, str]) -> list[str]:
+    return [over(site, levels).kind for levels in windows]
+
+
+def over(site: Site, levels: dict[str, str], after: float = HOUR) -> Decision:
+    return site.window(after, "m1", **levels)
+
+
+def test_a_slice_alone_pages_once_an_alarm_and_never_retrains() -> None:
+    site = Site()
+    assert slices(site, *[{P250: "o", "covariate": "c"}] * 4) == ["watch", "watch", "page", "watch"]
+    assert (site.state.slices, site.state.pending, site.state.runs) == (("scanner=P250",), (), ())
+    assert slices(site, *[{P250: "c"}] * 5)[-1] == "none"
+    assert slices(site, *[{P250: "o"}] * 3)[-1] == "page"
+
+
+def test_a_page_names_the_slices_and_another_slice_is_another_page() -> None:
+    site = Site()
+    slices(site, *[{P250: "o", SITE_B: "c"}] * 4)
+    decisions = [over(site, {P250: "o", SITE_B: "o"}) for _ in range(4)]
+    assert [decision.kind for decision in decisions] == ["watch", "watch", "page", "watch"]
+    assert decisions[2].why.startswith("site=B changed")
+    assert "P250" not in decisions[2].why
+
+
+def test_windows_without_the_slice_neither_count_for_it_nor_against_it() -> None:
+    """A scanner that few windows have enough cells of is found all the same."""
+    site = Site()
+    kinds = slices(site, *([{P250: "o", SITE_B: "c"}] + [{SITE_B: "c"}] * 6) * 3)
+    assert [number for number, kind in enumerate(kinds, start=1) if kind == "page"] == [15]
+    three_slices = [{f"slice:site={name}": "o"} for name in "ABC"]
+    assert "page" not in slices(Site(), *three_slices)  # each is out once
+
+
+def test_a_slice_that_is_gone_takes_its_alarm_with_it() -> None:
+    site = Site()
+    slices(site, *[{P250: "o"}] * 3)
+    assert over(site, {SITE_B: "c"}, 29 * DAY).state.slices == ("scanner=P250",)
+    assert over(site, {SITE_B: "c"}, 2 * DAY).kind == "none"
+    assert (site.state.slices, site.state.told) == ((), ())
+
+
+def test_where_the_whole_changed_its_slices_are_not_paged() -> None:
+    site = Site(Reviewed(0, 0))
+    assert slices(site, *[{P250: "o", "covariate": "o"}] * 4) == ["watch", "watch", "pending", "pending"]
+    kinds = slices(site, *[{P250: "o", "covariate": "c"}] * 5)
+    assert kinds == ["pending"] * 4 + ["page"]  # the rest is as it was again, this slice is not
+
+
+def test_what_was_planned_is_watched_and_no_alarm() -> None:
+    site = Site()
+    planned = {"planned:scanner=P250": "o", "covariate": "c"}
+    assert slices(site, *[planned] * 9) == ["watch"] * 9
+    assert site.state.alarms == ()
+    assert slices(site, {"covariate": "c"}) == ["none"]
+    # Once it is not planned any more it needs windows of its own.
+    assert slices(site, *[{P250: "o"}] * 3) == ["watch", "watch", "page"]
+
+
+def test_an_alarm_ends_where_the_slice_is_announced_and_begins_anew_where_it_is_still_so_afterwards() -> None:
+    site = Site()
+    assert slices(site, *[{P250: "o", SITE_B: "o"}] * 3)[-1] == "page"
+    assert slices(site, *[{"planned:scanner=P250": "o", SITE_B: "o"}] * 2) == ["watch"] * 2
+    assert site.state.slices == ("site=B",)
+    assert over(site, {P250: "o", SITE_B: "o"}).why.startswith("scanner=P250 changed")
+
+
+def test_a_state_from_before_there_were_slices_is_read() -> None:
+    values = PolicyState("m1", ("covariate",)).to_json()
+    del values["slices"]
+    assert PolicyState.from_json(values) == PolicyState("m1", ("covariate",))
+
+
 # Pending
 
 
@@ -361,7 +449,10 @@ def test_only_a_running_run_can_finish() -> None:
 
 LEVEL = st.sampled_from("oooobciu")
 EVENT = st.one_of(
-    st.fixed_dictionaries({"covariate": LEVEL, "concept": LEVEL, "imbalance": LEVEL, "label_shift": LEVEL}),
+    st.fixed_dictionaries(
+        {"covariate": LEVEL, "concept": LEVEL, "imbalance": LEVEL, "label_shift": LEVEL},
+        optional={"slice:scanner=P250": LEVEL, "slice:site=B": LEVEL, "planned:site=B": LEVEL},
+    ),
     st.sampled_from(["tick", "passed", "refused", "failed", "close", "freeze", "resume", "m2", "reviews", "none"]),
 )
 
@@ -396,3 +487,39 @@ def test_no_two_retrainings_start_within_the_cooldown_nor_three_within_the_perio
     starts.sort()
     assert all(later - earlier >= SETTINGS.cooldown_s for earlier, later in pairwise(starts))
     assert all(later - earlier >= SETTINGS.budget_period_s for earlier, later in zip(starts, starts[2:], strict=False))
+
+
+def long(level: str, name: str = "long_embedding", family: Family = "covariate") -> Finding:
+    severity = LEVELS[level]
+    return judged(
+        name, family, severity=severity, figure=severity, interval=None, threshold=1.0, cells=900, patients=45
+    )
+
+
+def test_the_long_view_fires_alone_and_clears_like_any_other() -> None:
+    once = decide(
+        PastWindow("m1", 1.0, (finding("covariate", "c"), long("o"))), [], PolicyState(), SETTINGS, 1.0, ENOUGH
+    )
+    assert (once.kind, once.causes) == ("retrain", ("covariate",))
+    mix = long("o", "long_label_shift", "label_shift")
+    assert decide(PastWindow("m1", 1.0, (mix,)), [], PolicyState(), SETTINGS, 1.0, ENOUGH).kind == "recalibrate"
+    reviewed = long("o", "long_reviewed_balanced_accuracy", "performance")
+    assert decide(PastWindow("m1", 1.0, (reviewed,)), [], PolicyState(), SETTINGS, 1.0, ENOUGH).causes == ("concept",)
+    quiet = PastWindow("m1", 1.0, (finding("covariate", "o"), long("c")))
+    assert decide(quiet, [], PolicyState(), SETTINGS, 1.0, ENOUGH).kind == "watch"
+
+
+def test_an_old_long_view_does_not_fire_a_second_run() -> None:
+    """After a run the windows before it are no reason for another, and the long view is cut from those since."""
+    before = PastWindow("m1", 1.0, (finding("covariate", "c"), long("o")))
+    first = decide(before, [], PolicyState(), SETTINGS, 1.0, ENOUGH)
+    state = run_finished(first.state, "refused")
+    after = PastWindow(
+        "m1", 10 * DAY, (finding("covariate", "c"), insufficient("long_embedding", "covariate", 200, 12, "few"))
+    )
+    assert decide(after, [before], state, SETTINGS, 10 * DAY, ENOUGH).kind == "watch"
+
+
+def test_an_unknown_long_view_does_not_silence_the_window() -> None:
+    unknown = Finding("long_embedding", "covariate", "unknown", None, None, 1.0, 900, 45)
+    assert status(PastWindow("m1", 1.0, (finding("covariate", "c"), unknown)), "covariate", SETTINGS) == "clear"

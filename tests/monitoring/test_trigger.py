@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,18 @@ def test_a_retraining_is_on_record_from_its_cause_to_its_end(make: Make, ledger:
     finding = judged(
         "embedding", "covariate", severity=2.0, figure=1.5, interval=None, threshold=1.0, cells=200, patients=12
     )
-    run = trigger.fire(Reason("drift", causes=("covariate",), window="w1", findings=(finding,)), ENOUGH)
+    of_site = replace(finding, name="slice_embedding", family="slice", slice="site=B")
+    run = trigger.fire(Reason("drift", causes=("covariate",), window="w1", findings=(finding, of_site)), ENOUGH)
     until(lambda: not trigger.watch(time.time()))
     fired, started, finished = ledger.rows()
     assert [fired.kind, started.kind, finished.kind] == ["trigger_fired", "retraining_started", "retraining_finished"]
     assert {row.body["run"] for row in (fired, started, finished)} == {run}
     assert (fired.body["why"], fired.body["by"], fired.body["window"]) == ("drift", "policy", "w1")
-    assert fired.body["findings"] == [{"name": "embedding", "state": "drift", "figure": 1.5, "threshold": 1.0}]
+    seen = {"state": "drift", "figure": 1.5, "threshold": 1.0}
+    assert fired.body["findings"] == [
+        {"name": "embedding"} | seen,
+        {"name": "slice_embedding", "slice": "site=B"} | seen,
+    ]
     assert Path(started.body["log"]).is_file()
     assert outcomes(ledger.rows()) == {"running": 0, "passed": 1, "refused": 0, "failed": 0}
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,25 @@ def test_the_newest_window_is_the_slice_if_it_drifted(site: Site, capsys: pytest
     rows = site.export("drifted", *nothing)
     assert {row["record_id"] for row in rows} == {item.record.record_id for item in cells}
     assert "drifted ones are of window" in capsys.readouterr().out
+
+
+def test_where_only_a_slice_of_it_drifted_its_cells_are(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = tuple(site.store.predictions())[12:24]
+    window = Window(VERSION, cells[0].seq, cells[-1].seq, 0.0, 1.0, True, cells)
+    finding = judged(
+        "slice_embedding", "slice", severity=2, figure=3.0, interval=None, threshold=1.0, cells=6, patients=6
+    )
+    planned = replace(finding, family="planned", slice="site=site-a")
+    history = History(site.url)
+    state = PolicyState(model_version=VERSION)
+    verdict = judged_window(window, [replace(finding, slice="site==site-b"), planned])
+    history.record(verdict, Decision("watch", "because", (), None, state), state, 1.0)
+    history.close()
+    rows = site.export("drifted", "--random", "0", "--uncertain", "0")
+    wanted = {item.record.record_id for item in cells if item.record.site == "=site-b"}
+    assert {row["record_id"] for row in rows} == wanted
+    assert 0 < len(wanted) < len(cells)
+    assert f"drifted ones are of window {verdict.window_id}, site==site-b" in capsys.readouterr().out
 
 
 def test_cells_without_pixels_are_skipped_and_said(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class Place:
             sent += stream(self.version, seed=seed + number, patients=10, cells=10, shift=shift, start=now)
         name = PixelStore(self.site.root / "var/pixels").save(smear(seed=1, size=32))
         sent = with_pixels(sent, [name] * len(sent))
+        # Two scanners, each with half of the patients: slices.
+        sent = [replace(one, scanner=f"scanner-{int(one.patient.rpartition('-')[2]) % 2}") for one in sent]
         store = self.site.store
         store.insert_predictions(sent)
         if reviewed:
@@ -159,6 +161,8 @@ def _settings(site: Site, port: int) -> dict[str, str]:
         "BLASTWATCH_MONITOR_TOKEN_FILE": "var/keys/alertmanager.sha256",
         "BLASTWATCH_MONITOR_JUDGE__MIN_CELLS": "100",
         "BLASTWATCH_MONITOR_JUDGE__BOOTSTRAPS": "100",
+        "BLASTWATCH_MONITOR_JUDGE__SLICE_MIN_CELLS": "30",
+        "BLASTWATCH_MONITOR_JUDGE__SLICE_MIN_PATIENTS": "4",
         "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_CELLS": "20",
         "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_PATIENTS": "4",
         # What keeps a second one from starting is then the webhook alone.

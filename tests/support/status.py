@@ -40,6 +40,10 @@ def findings(rng: np.random.Generator, *, out: float = 0.0, site: str = "") -> t
                     detail={"p": 0.2, "site": site} if site else {"p": 0.2},
                 )
             )
+    if site:
+        whole = next(finding for finding in found if finding.name == "brightness")
+        quiet = replace(whole, family="slice", name="slice_embedding", slice=f"site={site}", state="ok", severity=0.3)
+        found += [quiet, replace(quiet, family="planned", state="drift", severity=1.2)]
     return tuple(found)
 
 
@@ -85,6 +89,8 @@ def tell(
         kind: Kind = "none" if not bad else "watch" if left > drifting - 2 else "pending"
         said = why if not bad else "covariate is out, or was and has not cleared"
         state = replace(state, alarms=("covariate",) if kind == "pending" else ())
+        if site:
+            state = replace(state, alarms=(*state.alarms, "slice"), slices=(f"site={site}",))
         decision = Decision(kind, said, ("covariate",) if bad else (), None, state)
         assert history.record(
             window(number, closed, findings(rng, out=1.6 if bad else 0.0, site=site)), decision, state, closed
