@@ -26,7 +26,7 @@ from benchmarks.simulation import peers
 from benchmarks.simulation.hospital import Population
 from benchmarks.simulation.monitor import watch, windows
 from benchmarks.simulation.report import draw, write
-from benchmarks.simulation.shifts import SHIFTS, Onset
+from benchmarks.simulation.shifts import EVERY_READ, SHIFTS, Onset
 from benchmarks.simulation.traffic import DAY, Rhythm, visits
 from monitoring.judge_settings import JudgeSettings
 from service.contract.artifact import read_artifact
@@ -114,7 +114,8 @@ def shifted(plan: Plan, population: Population, reference: Reference, rng: np.ra
     people: set[int] = set()
     found, cells = None, 0
     stream = visits(population, rng, days, Rhythm(), change=onset)
-    for step in watch(stream, reference, seed=plan.seed, reviewed_share=REVIEWED):
+    read = 1.0 if plan.kind == EVERY_READ else REVIEWED
+    for step in watch(stream, reference, seed=plan.seed, reviewed_share=read):
         after = step.window.time >= QUIET_DAYS * DAY
         cells += int(after.sum())
         people |= set(step.window.person[after].tolist())

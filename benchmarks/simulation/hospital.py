@@ -79,8 +79,10 @@ class Population:
         grown = np.sqrt(len(values) / freedom)
         self.noise = [within[label == k] * grown for k in range(self.classes)]
         """Of each class [n, D]: the cells around their patients."""
+        self.scatter = scatter
+        """[D, D] covariance of the means of patients: its roots are the unit of the monitor's covariate effects."""
         self.person_sd = np.sqrt(np.diag(scatter))
-        """[D] how much the means of patients differ: the unit of the monitor's covariate effects."""
+        """[D] how much the means of patients differ."""
         counts = np.zeros((len(names), self.classes))
         np.add.at(counts, (index, label), 1)
         kind = np.where(counts[:, 1:].any(axis=1), counts[:, 1:].argmax(axis=1) + 1, 0)
@@ -100,13 +102,15 @@ class Population:
         return int(self.means.shape[1])
 
     def unit(self, rng: np.random.Generator, *, statistics: tuple[str, ...] = ()) -> Floats:
-        """A change [D] that is one patient-level standard deviation long in the embedding, in some direction, and one
-        in each of the named statistics; the log-odds go along with the embedding as they do in the patients.
+        """A change [D] of the embedding in some direction, as long as the means of patients differ along it (one
+        standard deviation), and of one in each of the named statistics; the log-odds go along with the embedding as
+        they do in the patients.
         """
         change = np.zeros(self.dimensions)
         inside = slice(0, self.size)
         direction = self.patient[inside] @ rng.normal(size=self.dimensions)
-        direction /= np.linalg.norm(direction / self.person_sd[inside])
+        along = direction / np.linalg.norm(direction)
+        direction = along * np.sqrt(along @ self.scatter[inside, inside] @ along)
         change[inside] = direction
         for name in statistics:
             at = self.size + STATISTICS.index(name)

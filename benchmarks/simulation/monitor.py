@@ -1,7 +1,7 @@
 """The monitor over a simulated hospital: its own windows, judge and policy, with nothing copied from them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -94,27 +94,50 @@ def watch(
     rng = np.random.default_rng([seed, 77])
     state, past = PolicyState(), list[PastWindow]()
     read: list[tuple[StoredPrediction, ReviewRecord]] = []
+    recent: list[Closed] = []
     for number, window in enumerate(windows(visits, judging)):
+        recent = [*recent[1 - judging.long_windows :], window]
         chosen = np.flatnonzero(rng.random(len(window.label)) < reviewed_share)
         read += [_review(window, int(cell), 10_000 * number + int(cell) + 1, labels) for cell in chosen]
         del read[: -judging.max_reviews]
-        findings = judge_arrays(window.arrays, reference, judging, seed * 10**6 + number, labels=labels, reviewed=read)
+        findings = judge_arrays(
+            window.arrays,
+            reference,
+            judging,
+            seed * 10**6 + number,
+            labels=labels,
+            reviewed=read,
+            together=together(recent, judging),
+        )
         closed = PastWindow(VERSION, window.at, tuple(findings))
         decision = decide(closed, past, state, policy, window.at, PLENTY)
         past = [*past[-99:], closed]
         state = decision.state
         if decision.kind == "retrain":
-            state = run_finished(state, "passed")
+            state, recent = run_finished(state, "passed"), []
         yield Step(window, decision)
+
+
+def together(recent: list[Closed], settings: JudgeSettings) -> WindowArrays:
+    """The long view, as monitoring.long_window makes it: as many of the last windows as it needs."""
+    for first in range(len(recent) - 1, -1, -1):
+        person = np.concatenate([one.person for one in recent[first:]])
+        if len(person) >= settings.long_cells and len(np.unique(person)) >= settings.long_patients:
+            break
+    parts = [one.arrays for one in recent[first:]]
+    names = [item.name for item in fields(WindowArrays) if item.name != "patient"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return WindowArrays(**columns, patient=np.unique(person, return_inverse=True)[1].astype(np.int64))
 
 
 def _review(window: Closed, cell: int, seq: int, labels: tuple[str, ...]) -> tuple[StoredPrediction, ReviewRecord]:
     name = f"{seq:032x}"
+    said = dict(zip(labels, window.arrays.probabilities[cell].tolist(), strict=True))
     record = PredictionRecord(
         record_id=name, time="", request_id="", model_version=VERSION, runtime="", batch_size=1, transport="",
         client="", test=False, site="", stain="", scanner="", pixel_size_um=0.0, patient=str(window.person[cell]),
         key_id="", specimen_id="", image_sha256="", pixels_sha256="", label=labels[window.arrays.predicted[cell]],
-        probabilities={}, malignant_probability=0.0, refer=False, refer_reasons=(), ood_score=0.0, embedding=(),
+        probabilities=said, malignant_probability=0.0, refer=False, refer_reasons=(), ood_score=0.0, embedding=(),
         statistics={}, latency_ms={}, pixels_kept=True,
     )  # fmt: skip
     review = ReviewRecord(name, name, labels[window.label[cell]], "reader", "", "", sampled=True)

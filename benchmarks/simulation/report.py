@@ -35,10 +35,11 @@ RESTS = """
 - Assumed: {rhythm.workday:g} visits on a workday and {rhythm.weekend:g} at a weekend (Poisson), {cells:g} cells
   a visit on average, {rhythm.again:g} further visits of a patient, log-shares of the kinds that wander by
   {rhythm.wander:g} over ten weeks and swing by {rhythm.season:g} over a year. Kinds of patients: {kinds}.
-- Covariate shifts are 0.75, 1.5 and 3 patient-level standard deviations long in the embedding, in a random
-  direction that patients differ in, and as much in each of the image statistics that
-  `benchmarks/simulation/shifts.py` names. A fifth of the cells, drawn at random, is reviewed (a twentieth in
-  quiet years).
+- Covariate shifts are 0.75, 1.5 and 3 patient-level standard deviations long: in the embedding along a random
+  direction that patients differ in, by how the means of patients differ along it, and as much in each of the image
+  statistics that `benchmarks/simulation/shifts.py` names. A new subtype lies 5 such deviations from a known kind; the
+  known kinds lie 14 and more from each other. A fifth of the cells, drawn at random, is reviewed (a twentieth in
+  quiet years) unless the table says that every cell is.
 - A retraining ends at once and mends nothing, so that what calls for one goes on calling. Another trigger's
   windows start one at most once a day.
 - Not simulated: pixels. That a poisoned batch of reviews is refused is the gate's part
