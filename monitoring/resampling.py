@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -17,15 +18,19 @@ _DRAWN_TOGETHER = 1 << 20  # numbers: bounds the memory of a bootstrap, whatever
 
 def ordinals(patient: Integers) -> tuple[Integers, int]:
     """Patients [n], any numbers → the same as 0 … P−1 in order of their number [n], and P."""
+    if len(patient) and patient.min() >= 0 and patient.max() < 4 * len(patient):  # counted faster than sorted
+        there = np.bincount(patient) > 0
+        return (np.cumsum(there, dtype=np.int64) - 1)[patient], int(there.sum())
     names, index = np.unique(patient, return_inverse=True)
     return index.astype(np.int64).reshape(-1), len(names)
 
 
 def sum_by(values: Floats, index: Integers) -> Floats:
     """values [n, d], index [n] in which every number from 0 to P−1 occurs → sums [P, d]."""
-    order = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index[order], np.arange(index.max() + 1))
-    return np.asarray(np.add.reduceat(values[order], starts, axis=0))
+    # A row of the sparse matrix says which patient a cell is of: one pass over the values, none to sort them.
+    rows = np.arange(len(index) + 1)
+    member = sparse.csr_array((np.ones(len(index)), index, rows), shape=(len(index), int(index.max()) + 1))
+    return np.asarray(member.T @ values)
 
 
 def patient_counts(index: Integers, columns: Integers, patients: int, width: int) -> Floats:
