@@ -1,4 +1,4 @@
-"""`python -m monitoring`: the long-running monitor. One process, a loop in a thread, and HTTP on loopback beside it."""
+"""`python -m monitoring`: the long-running monitor. One process, a loop in a thread, and HTTP beside it."""
 
 import fcntl
 import logging
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
+from monitoring.access import Guarded
 from monitoring.alerts import Alert, Answer, answer
 from monitoring.background import Background
 from monitoring.history import History
@@ -104,12 +106,20 @@ def serve(settings: Settings, bound: socket.socket) -> None:
     status = status_route(
         lambda: read_status(settings, time.time()), lambda: pace(metrics.registry, pulse.alive, pulse.age_s)
     )
-    app = build_app(metrics.registry, pulse, settings.windows_dir, windows, [status, alerts])
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    app: ASGIApp = build_app(metrics.registry, pulse, settings.windows_dir, windows, [status, alerts])
+    config = uvicorn.Config(
+        Guarded(app, settings.token_file) if settings.exposed else app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
     # uvicorn hands the signal on once it has closed: what follows must still run.
     signal.signal(signal.SIGTERM, _leave)
     thread.start()
-    _logger.info("the monitor listens on http://%s:%d", settings.host, settings.port)
+    scheme = "http" if settings.tls_certificate is None else "https"
+    _logger.info("the monitor listens on %s://%s:%d", scheme, settings.host, settings.port)
     try:
         uvicorn.Server(config).run(sockets=[bound])
     finally:

@@ -95,6 +95,13 @@ class JudgeSettings(_Settings):
     """Smallest share of patients unlike any of the reference's that is called drift. Of 100 simulated quiet years 0.08
     fired 0.3 times in one, in few hospitals, whose references lack by chance a kind of patient that comes."""
 
+    mmd_level: Share = 0.01
+    """The level of the long view's maximum mean discrepancy. One long view is enough to fire."""
+
+    mmd_floor: Floor = 0.25
+    """Smallest maximum mean discrepancy that is called drift, in deviations of a patient, all directions together. Of
+    400 simulated quiet hospitals one had 0.24 or more."""
+
     long_patients_reviewed: Annotated[int, Field(ge=10)] = 60
     """Patients whose latest reviews the long view counts: about a thousand cells' worth. Older ones hide what is
     new."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from monitoring import drift, novelty, performance
+from monitoring import drift, mmd, novelty, performance
 from monitoring.findings import LONG, Family, Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.resampling import effective, ordinals, patient_counts
@@ -28,12 +28,14 @@ from service.contract.store import StoredPrediction
 
 Floats = npt.NDArray[np.float64]
 
-LABEL_SHIFT, EMBEDDING, UNLIKE = LONG + "label_shift", LONG + drift.EMBEDDING, LONG + novelty.NAME
+LABEL_SHIFT, EMBEDDING = LONG + "label_shift", LONG + drift.EMBEDDING
+UNLIKE, MMD = LONG + novelty.NAME, LONG + mmd.NAME
 REVIEWED = LONG + performance.SAMPLED
 NAMES: Final[tuple[tuple[str, Family], ...]] = (
     (LABEL_SHIFT, "label_shift"),
     (EMBEDDING, "covariate"),
     (UNLIKE, "covariate"),
+    (MMD, "covariate"),
     (REVIEWED, "performance"),
 )
 _PATIENT_CORRELATION = 0.5
@@ -65,11 +67,12 @@ def long_view(
     embedding = _stricter(next(item for item in covariate if item.name == drift.EMBEDDING), settings)
     unlike = novelty.novelty(cells, reference, settings, UNLIKE)
     mix = _case_mix(answers, reference, settings, plain, labels)
-    changed = unlike.out or any(_stricter(item, settings).out for item in covariate)
+    anything = mmd.mmd(cells, reference, settings, rng, MMD)
+    changed = unlike.out or anything.out or any(_stricter(item, settings).out for item in covariate)
     if mix.judged and changed:
         why = "the cells themselves changed, so that the answers no longer tell their shares"
         mix = replace(mix, state="unknown", severity=None, detail={**mix.detail, "why": why})
-    return [mix, embedding, unlike]
+    return [mix, embedding, unlike, anything]
 
 
 def performance_now(

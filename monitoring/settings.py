@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     """BLASTWATCH_MODELS_DIR: a folder a model version; default: models/blastwatch below BENTOML_HOME (var/bentoml)."""
 
     host: str = "127.0.0.1"
-    """Where the monitor listens: an IP address; loopback only."""
+    """Where the monitor listens: an IP address. Beyond loopback it needs the token file and TLS, and then asks for the
+    token everywhere but at /healthz."""
 
     port: int = Field(default=9109, ge=1, le=65535)
     """The port of /metrics, /healthz, /reports/ and /alerts."""
@@ -86,6 +87,12 @@ class Settings(BaseSettings):
     token_file: Path | None = None
     """A file with the SHA-256, in hex, of the token that Alertmanager sends to /alerts; without it the webhook is
     off."""
+
+    tls_certificate: Path | None = None
+    """PEM file with the certificate that the monitor shows; read at the start."""
+
+    tls_key: Path | None = None
+    """PEM file with its key."""
 
     recalibrate: Literal["local", "advise"] = "local"
     """What follows from a change of the case mix alone: `local` makes a candidate for the new case mix, which meets the
@@ -135,22 +142,27 @@ class Settings(BaseSettings):
 
     @field_validator("host", mode="after")
     @classmethod
-    def _loopback(cls, value: str) -> str:
+    def _address(cls, value: str) -> str:
         try:
-            address = ipaddress.ip_address("127.0.0.1" if value == "localhost" else value)
+            return str(ipaddress.ip_address("127.0.0.1" if value == "localhost" else value))
         except ValueError:
             raise ValueError("must be an IP address, e.g. 127.0.0.1") from None
-        if not address.is_loopback:
-            raise ValueError(
-                "without authentication and TLS the monitor listens on loopback only: set 127.0.0.1 and put a "
-                "TLS-terminating, authenticating proxy in front"
-            )
-        return str(address)
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(f"set {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or neither")
+        if self.exposed and (self.tls_certificate is None or self.token_file is None):
+            raise ValueError(
+                f"{PREFIX}HOST is {self.host}: without authentication and TLS the monitor listens on loopback only "
+                f"(set 127.0.0.1, or {PREFIX}TOKEN_FILE, {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _absolute(self) -> Self:
@@ -159,14 +171,18 @@ class Settings(BaseSettings):
         home = Path(os.environ.get("BENTOML_HOME") or "var/bentoml")
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "models_dir", root / (self.models_dir or home / "models" / "blastwatch").expanduser())
-        if self.token_file is not None:
-            object.__setattr__(self, "token_file", root / self.token_file.expanduser())
-        if self.calendar is not None:
-            object.__setattr__(self, "calendar", root / self.calendar.expanduser())
+        for name in ("token_file", "tls_certificate", "tls_key", "calendar"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, root / getattr(self, name).expanduser())
         for name in ("pixels_dir", "reports_dir", "repo", "work_dir"):
             object.__setattr__(self, name, root / getattr(self, name).expanduser())
         object.__setattr__(self, "store_url", _absolute_url(self.store_url, root))
         return self
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines reach it."""
+        return not ipaddress.ip_address(self.host).is_loopback
 
     @property
     def models(self) -> Path:

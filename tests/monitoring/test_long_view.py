@@ -7,7 +7,7 @@ import pytest
 
 from monitoring.findings import Finding
 from monitoring.judge_settings import JudgeSettings
-from monitoring.long_view import EMBEDDING, LABEL_SHIFT, NAMES, REVIEWED, UNLIKE, long_view, performance_now
+from monitoring.long_view import EMBEDDING, LABEL_SHIFT, MMD, NAMES, REVIEWED, UNLIKE, long_view, performance_now
 from monitoring.novelty import novelty
 from monitoring.window import NO_PATIENT, WindowArrays
 from service.contract.reference import Reference
@@ -40,13 +40,20 @@ def out(
 
 
 def test_quiet_sites_stay_quiet() -> None:
-    assert [out(name, 60) for name in (LABEL_SHIFT, EMBEDDING, UNLIKE)] == [0.0, 0.0, 0.0]
+    assert [out(name, 60) for name in (LABEL_SHIFT, EMBEDDING, UNLIKE, MMD)] == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_each_question_finds_what_it_is_asked_for() -> None:
     assert out(LABEL_SHIFT, 30, shares=(0.15, 0.15, 0.55, 0.15)) >= 0.9
     assert out(EMBEDDING, 30, change=Change(embedding=0.4)) >= 0.9
     assert out(UNLIKE, 30, odd=0.3) >= 0.9
+    assert out(MMD, 30, odd=0.3) >= 0.9
+    assert out(MMD, 30, change=Change(embedding=0.4)) >= 0.9
+
+
+def test_another_case_mix_is_no_change_of_the_cells() -> None:
+    for name in (EMBEDDING, UNLIKE, MMD):
+        assert out(name, 30, shares=MORE_L2) == 0.0
 
 
 def test_one_class_three_times_as_frequent_is_near_the_limit_of_so_few_patients() -> None:

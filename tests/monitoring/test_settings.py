@@ -52,6 +52,7 @@ def test_paths_start_from_the_root_that_the_service_has_too(monkeypatch: pytest.
         ("BLASTWATCH_MONITOR_POLICY__COOLDOWN_S", "-1", "BLASTWATCH_MONITOR_POLICY__COOLDOWN_S = '-1'"),
         ("BLASTWATCH_MONITOR_HOST", "0.0.0.0", "loopback only"),  # noqa: S104
         ("BLASTWATCH_MONITOR_HOST", "monitor.example", "must be an IP address"),
+        ("BLASTWATCH_MONITOR_TLS_KEY", "key.pem", "TLS_CERTIFICATE and BLASTWATCH_MONITOR_TLS_KEY, or neither"),
     ],
 )
 def test_what_makes_no_sense_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
@@ -60,6 +61,19 @@ def test_what_makes_no_sense_stops_the_start(monkeypatch: pytest.MonkeyPatch, na
         load_settings()
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_with_a_token_and_tls_it_may_leave_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BLASTWATCH_ROOT", str(tmp_path))
+    monkeypatch.setenv("BLASTWATCH_MONITOR_HOST", "0.0.0.0")  # noqa: S104
+    for name in ("TLS_CERTIFICATE", "TLS_KEY"):
+        monkeypatch.setenv(f"BLASTWATCH_MONITOR_{name}", name)
+        with pytest.raises(ConfigError, match="BLASTWATCH_MONITOR_"):
+            load_settings()
+    monkeypatch.setenv("BLASTWATCH_MONITOR_TOKEN_FILE", "token.sha256")
+    settings = load_settings()
+    assert settings.exposed
+    assert settings.tls_key == tmp_path / "TLS_KEY"
 
 
 def test_the_services_own_settings_do_not_disturb_the_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
