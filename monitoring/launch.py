@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import signal
@@ -13,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from monitoring.settings import PREFIX, Settings
+
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Command = Callable[[str, int], Sequence[str]]
 """(run, number of the lock's file descriptor) → the command line of a retraining."""
@@ -54,6 +57,27 @@ def retrain_command(settings: Settings) -> Command:
         return [*line, "--keep-work"] if settings.keep_work else line
 
     return command
+
+
+def kubernetes_command(settings: Settings) -> Command:
+    """The same job in a cluster, started and followed from here."""
+
+    def command(run: str, lock: int) -> Sequence[str]:
+        line = [sys.executable, "-m", "monitoring.kubernetes_job", "--run", run]
+        line += ["--namespace", namespace(settings), "--template", settings.kubernetes_template]
+        return [*line, "--deadline", str(math.ceil(settings.retrain_timeout_s))]
+
+    return command
+
+
+def namespace(settings: Settings) -> str:
+    """The one that is set, or that of the pod this runs in, or `default`."""
+    if settings.kubernetes_namespace:
+        return settings.kubernetes_namespace
+    try:
+        return _NAMESPACE.read_text().strip() or "default"
+    except OSError:
+        return "default"
 
 
 def child_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

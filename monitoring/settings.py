@@ -84,6 +84,15 @@ class Settings(BaseSettings):
     """`local` starts retrainings as processes of this machine; `alerts` too, but leaves it to Alertmanager's webhook to
     ask for one that is due, so that its silences and mute times hold; `none` only says that one is due."""
 
+    runner: Literal["process", "kubernetes"] = "process"
+    """Where a retraining that is started runs: a process of this machine, or a Job of the cluster that this is in."""
+
+    kubernetes_namespace: str = ""
+    """The namespace of the Jobs; default: the monitor's own."""
+
+    kubernetes_template: str = "blastwatch-retraining"
+    """The suspended CronJob whose jobTemplate a retraining's Job is made from."""
+
     token_file: Path | None = None
     """A file with the SHA-256, in hex, of the token that Alertmanager sends to /alerts; without it the webhook is
     off."""

@@ -27,6 +27,7 @@ from monitoring.launch import (
     child_environment,
     ending,
     held,
+    kubernetes_command,
     new_run,
     process_of,
     retrain_command,
@@ -37,7 +38,7 @@ from monitoring.runs import FAILED, FIRED, STARTED, open_runs, retrainings
 from monitoring.settings import Settings
 from service.contract.errors import Conflict, run_command
 from service.contract.files import write_atomic
-from service.contract.lease import RETRAINING, SECONDS, Lease, Leases, place
+from service.contract.lease import OWNER, RETRAINING, SECONDS, Lease, Leases, place
 from service.contract.ledger import FENCE, Ledger
 
 LOCK = "retrain.lock"
@@ -97,12 +98,16 @@ class NoTrigger:
 
 
 class LocalTrigger:
-    """Retrainings as child processes, each in a session of its own so that all of it can be stopped."""
+    """Retrainings as child processes, each in a session of its own so that all of it can be stopped.
+
+    In a cluster the child follows a Job (monitoring/kubernetes_job.py): lock, lease, ledger and limits are the same.
+    """
 
     def __init__(self, ledger: Ledger, settings: Settings, *, command: Command | None = None) -> None:
         self._ledger = ledger
         self._settings = settings
-        self._command = command or retrain_command(settings)
+        in_cluster = settings.runner == "kubernetes"
+        self._command = command or (kubernetes_command if in_cluster else retrain_command)(settings)
         self._lock = settings.work_dir / LOCK
         self._leases = Leases(settings.store_url)
         self._child: subprocess.Popen[bytes] | None = None
@@ -210,11 +215,11 @@ class LocalTrigger:
     ) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True)
         more = () if priors is None else ("--priors", json.dumps(dict(priors)))
-        handed = {FENCE: str(lease.fence), SECONDS: str(self._settings.lease_s)}
+        handed = {FENCE: str(lease.fence), OWNER: lease.owner, SECONDS: str(self._settings.lease_s)}
         with (folder / LOG).open("ab") as log:
             child = subprocess.Popen(
                 [*self._command(run, lock), *more],
-                cwd=self._settings.repo,
+                cwd=folder if self._settings.runner == "kubernetes" else self._settings.repo,
                 env=child_environment(self._settings, os.environ) | handed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

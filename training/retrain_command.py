@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from service.contract.errors import BlastwatchError, CommandParser, ConfigError, StoreUnavailable
-from service.contract.lease import RETRAINING, Lease, Leases, place, renewed, seconds_of
+from service.contract.lease import OWNER, RETRAINING, Lease, Leases, place, renewed, seconds_of
 from service.contract.ledger import FENCE, Ledger, fence_of
 from training.places import bentoml_home, models_dir, store_url
 from training.priors import shares
@@ -95,7 +95,7 @@ def leased(work: Path, run: str, environment: Mapping[str, str]) -> Iterator[int
     leases, seconds = Leases(environment["BLASTWATCH_STORE_URL"]), seconds_of(environment)
     holder, fence = f"retraining {run}", fence_of(environment)
     if fence is not None:
-        lease = Lease(RETRAINING, place(work), holder, fence)
+        lease = Lease(RETRAINING, environment.get(OWNER) or place(work), holder, fence)
     else:
         taken = leases.take(RETRAINING, place(work), holder, seconds)
         if taken is None:
@@ -133,7 +133,7 @@ def record(ledger: Ledger, kind: str, **body: object) -> None:
 
 
 def _retrain(options: argparse.Namespace, workspace: Workspace, ledger: Ledger, environment: Mapping[str, str]) -> int:
-    if options.lock_fd is None:  # a trigger would have put it on record
+    if options.lock_fd is None and OWNER not in environment:  # a trigger would have put it on record
         record(ledger, "retraining_started", run=options.run, why="started by hand", priors=options.priors)
     started = time.monotonic()
     try:

@@ -25,9 +25,11 @@ from service.contract.errors import ConfigError, Conflict, StoreUnavailable
 from service.contract.schema import RETRAINING, open_database
 from service.contract.schema import leases as _leases
 
-__all__ = ["RETRAINING", "Held", "Lease", "Leases", "place", "renewed", "seconds_of"]
+__all__ = ["OWNER", "RETRAINING", "Held", "Lease", "Leases", "place", "renewed", "seconds_of"]
 
 SECONDS: Final = "BLASTWATCH_RETRAINING_LEASE_S"
+OWNER: Final = "BLASTWATCH_RETRAINING_OWNER"
+"""The place that took the lease, for whoever renews it on another host."""
 DEFAULT_S: Final = 120.0
 """Longer than a database takes to fail over, short against the hours of a retraining."""
 
