@@ -26,6 +26,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "great_expectations": ("training/validate.py",),
     "dvclive": ("training/train.py",),
     "evidently": ("monitoring/reports.py",),
+    "ray": ("service/backfill.py",),
     "kubernetes": ("monitoring/kubernetes_job.py",),
 } | dict.fromkeys(
     GRPC,
