@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := true
 export BENTOML_HOME ?= $(CURDIR)/var/bentoml
 
-.PHONY: help setup servers demo test test-servers lint proto serve monitor repro clean
+.PHONY: help setup servers demo test test-servers chaos lint proto serve monitor repro clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ servers: ## install the servers that test-servers starts, where they are missing
 
 test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL, Prometheus, Alertmanager (make servers installs them)
 	@$(BIN)/python -m pytest -m servers
+
+chaos: $(STAMP) ## fault drills: the whole site under load, one fault at a time (make servers first; as root for disks and networks)
+	@$(BIN)/python -m benchmarks.chaos
 
 lint: $(STAMP) ## ruff, mypy strict, import rule
 	@$(BIN)/ruff check .

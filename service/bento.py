@@ -15,6 +15,7 @@ from service.grpc_server import Servers
 from service.http_api import Seat, create_app
 from service.http_tls import follow_certificate
 from service.notice import give_notice
+from service.orphan import end_with_parent
 from service.settings import PREFIX, Settings, load_settings
 
 SEED = Path(__file__).resolve().parent.parent / "seed"
@@ -94,6 +95,7 @@ class Blastwatch:
         if command_line_certificate() == str(settings.tls_certificate):
             follow_certificate(self._engine)
         give_notice(settings.drain_notice_s, self._engine.drain)
+        end_with_parent()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
