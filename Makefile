@@ -25,7 +25,7 @@ demo: $(STAMP) ## the whole loop once: train, serve, drift, retrain, promote (st
 test: $(STAMP) ## every test but those of test-servers
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-servers: ## install the servers that test-servers starts, where they are missing (Debian, as root)
+servers: ## install the servers that test-servers and chaos start, where they are missing (Debian, as root)
 	@sh scripts/servers
 
 test-servers: $(STAMP) ## the tests that need servers of the system: PostgreSQL, Prometheus, Alertmanager (make servers installs them)

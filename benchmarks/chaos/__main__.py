@@ -14,11 +14,13 @@ from pathlib import Path
 
 from benchmarks.chaos import (
     faults_machine,  # noqa: F401  (it registers its faults)
+    faults_model,  # noqa: F401
     report,
 )
 from benchmarks.chaos.database import Database, Namespace, database
 from benchmarks.chaos.drill import Fault, Outcome, Skipped, run
 from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.soak import section, soak
 from service.contract.files import write_atomic
 
 PAGE = Path(__file__).resolve().parents[1] / "results/faults.md"
@@ -28,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what is asked for; 1 when a promise broke."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if arguments.command == "soak":
+        return _soak(arguments.seed, arguments.minutes, arguments.page)
     chosen = [FAULTS[name] for name in arguments.only or FAULTS]
     return _drills(chosen, arguments.seed, arguments.seconds, arguments.page)
 
@@ -45,6 +49,16 @@ def _drills(chosen: Sequence[Fault], seed: int, seconds: float, page: Path) -> i
     before = page.read_text() if page.exists() else ""
     write_atomic(page, report.with_soak_of(text, before).encode())
     return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+def _soak(seed: int, minutes: float, page: Path) -> int:
+    with database() as server:
+        found = soak(server, seed=seed, minutes=minutes)
+    text = section(found)
+    print(text)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(page, report.with_soak(page.read_text() if page.exists() else "# Faults\n", text).encode())
+    return 1 if found.problems else 0
 
 
 class _Servers:
@@ -99,6 +113,8 @@ def _say(outcome: Outcome, took_s: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    made.add_argument("command", nargs="?", choices=("drills", "soak"), default="drills", help="(default: %(default)s)")
+    made.add_argument("--minutes", type=float, default=60.0, help="of the soak (default: %(default)g)")
     made.add_argument("--seed", type=int, default=1, help="of every choice: moments, victims, jumps, pictures")
     made.add_argument("--only", nargs="+", choices=sorted(FAULTS), metavar="FAULT", help=f"of {', '.join(FAULTS)}")
     made.add_argument("--seconds", type=float, default=6.0, help="how long a fault lasts (default: %(default)g)")

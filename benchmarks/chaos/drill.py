@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Drill:
     ended: float = 0.0
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _watch: threading.Thread | None = None
+    _records_s: float | None = None
 
     def pause(self, seconds: float) -> None:
         """Lets the load go on for a while."""
@@ -43,6 +46,17 @@ class Drill:
     def over(self) -> None:
         """The fault ends now: recovery counts from here."""
         self.ended = time.monotonic()
+        self._watch = threading.Thread(target=self._follow_records)
+        self._watch.start()
+
+    def records(self) -> float | None:
+        """Seconds after the fault's end at which the store had every answer that was out by then."""
+        if self._watch is not None:
+            self._watch.join()
+        return self._records_s
+
+    def _follow_records(self) -> None:
+        self._records_s = _on_record(self)
 
     def since(self) -> float:
         """Seconds since the fault ended."""
@@ -71,13 +85,15 @@ Harm = Callable[[Drill], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name. `spotless`: no call of a retrying client may fail. `given`: the site it needs, see `place`."""
+    """A fault by name. `spotless`: no call of a retrying client may fail. `given`: the site it needs, see `place`.
+    `twin`: two services, whose addresses the callers both have.
+    """
 
     name: str
     what: str
     harm: Harm
     spotless: bool = False
-    http: bool = True
+    twin: bool = False
     namespace: bool = False
     given: Prepare = nothing_more
     possible: Callable[[], None] = lambda: None
@@ -111,7 +127,13 @@ def run(fault: Fault, server: Database, *, seed: int, seconds: float) -> Outcome
     pictures = Pictures(seed)
     chance = random.Random(f"{seed} {fault.name}")
     with place(server, prepare=fault.given, **fault.settings) as site:
-        load = Load(pictures, site.service.grpc, site.service.http if fault.http else "")
+        if fault.twin:
+            site.others.append(site.beside())
+            site.others[0].wait()
+            both = (site.service.grpc, site.others[0].grpc)
+            load = Load(pictures, f"ipv4:{','.join(both)}")
+        else:
+            load = Load(pictures, site.service.grpc, site.service.http)
         drill = Drill(site, load, chance, seconds)
         try:
             time.sleep(seconds / 2 + chance.random())
@@ -120,7 +142,7 @@ def run(fault: Fault, server: Database, *, seed: int, seconds: float) -> Outcome
             drill.must(before > 10, f"only {before} answers before the fault: no load")
             fault.harm(drill)
             answers_s = _answers_again(load, drill.ended, normal_s)
-            records_s = _on_record(drill)
+            records_s = drill.records()
             time.sleep(AFTER_S)
         finally:
             load.stop()
@@ -134,12 +156,11 @@ def _normal(load: Load) -> float:
 
 
 def _answers_again(load: Load, ended: float, normal_s: float) -> float | None:
-    while time.monotonic() < ended + RECOVERY_S + 5:
+    while True:
         found = recovered(list(load.book.probes), ended, normal_s)
-        if found is not None:
+        if found is not None or time.monotonic() > ended + RECOVERY_S + 5:
             return found
         time.sleep(0.1)
-    return None
 
 
 def _on_record(drill: Drill) -> float | None:

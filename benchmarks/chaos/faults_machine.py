@@ -61,14 +61,15 @@ def full_disk(drill: Drill) -> None:
     """The journal's disk is full, then it has room again."""
     before = len(drill.load.book.said)
     filler = drill.place.site.root / "disk/filler"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
-        while True:
-            os.write(file.fileno(), bytes(2**16))
-    with filler.open("ab") as file, contextlib.suppress(OSError):
-        while True:  # to the last byte
-            os.write(file.fileno(), bytes(512))
     began = time.monotonic()
-    drill.pause(drill.seconds)
+    with filler.open("wb", buffering=0) as file:
+        while time.monotonic() < began + drill.seconds:
+            # Again and again: what is shipped to the store makes room, and that is taken as well, to the last bytes.
+            for size in (2**16, 512):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
+            time.sleep(0.02)
     refused = [at for at, took, answered in drill.load.book.probes if at - took > began and not answered]
     drill.must(refused, "nothing was refused while the disk was full: it was not full")
     drill.note(f"{len(drill.load.book.said) - before} answers while it was full, {len(refused)} probes refused")
@@ -99,9 +100,9 @@ def slow_disk(drill: Drill) -> None:
         drill.over()
     finally:
         _limit(group, number, 0)
-        for pid in (group / "cgroup.procs").read_text().split():
+        for member in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(OSError):
-                home.write_text(pid)
+                home.write_text(member)
         with contextlib.suppress(OSError):
             group.rmdir()
 

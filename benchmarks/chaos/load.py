@@ -60,7 +60,8 @@ class Book:
 class Load:
     """Callers over gRPC and HTTP that retry as the client does by default, and a probe that does not.
 
-    pace_s: what a caller waits after an answer. The probe opens a connection a call, so that it meets every worker.
+    pace_s: what a caller waits after an answer. first: where the requests' numbers begin. The probe opens a connection
+    a call, so that it meets every worker.
     """
 
     def __init__(
@@ -72,12 +73,13 @@ class Load:
         callers: int = 4,
         pace_s: float = 0.1,
         probe: bool = True,
+        first: int = 0,
     ) -> None:
-        self.book = Book()
+        self.book = Book(asked=first)
         self._pictures, self._grpc, self._http, self._pace_s = pictures, grpc, http, pace_s
         self._stop = threading.Event()
-        kinds = [Client(grpc) for _ in range(callers)], [HttpClient(http) for _ in range(callers // 2 if http else 0)]
-        self._clients: list[AnyClient] = [*kinds[0], *kinds[1]]
+        self._clients: list[AnyClient] = [Client(grpc) for _ in range(callers)]
+        self._clients += [HttpClient(http) for _ in range(callers // 2 if http else 0)]
         self._threads = [threading.Thread(target=self._call, args=(client,)) for client in self._clients]
         if probe:
             self._threads.append(threading.Thread(target=self._probe))

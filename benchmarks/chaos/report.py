@@ -73,6 +73,11 @@ def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f}"
 
 
+def with_soak(text: str, section: str) -> str:
+    """The page with another section about the soak."""
+    return text.partition(SOAK)[0] + SOAK + section
+
+
 def with_soak_of(text: str, before: str) -> str:
     """A new page with the soak's section of the page before, if it had one."""
     kept = before.partition(SOAK)[2]

@@ -116,16 +116,8 @@ class Place:
         self.service.grpc, self.service.http, self.service.health = before.grpc, before.http, before.health
 
     def beside(self) -> Service:
-        """Another service at the same gRPC port, with HTTP and health ports of its own."""
-        http, health = free_ports(2)
-        ports = {
-            "BLASTWATCH_GRPC_PORT": self.service.grpc.rpartition(":")[2],
-            "BLASTWATCH_HTTP_PORT": str(http),
-            "BLASTWATCH_HEALTH_PORT": str(health),
-        }
-        other = Service(self.site, {**self.settings, **ports}, self.command)
-        other.http, other.health, other.grpc = f"http://127.0.0.1:{http}", f"127.0.0.1:{health}", self.service.grpc
-        return other
+        """Another service of the site, with ports of its own."""
+        return Service(self.site, self.settings, self.command)
 
 
 def object_store(folder: Path) -> tuple[Program, str]:
@@ -141,7 +133,7 @@ def place(server: Database, *, prepare: Prepare = nothing_more, **settings: str)
     """Starts everything; on leaving nothing of it is left. settings: BLASTWATCH_<NAME> of the service."""
     root = Path(tempfile.mkdtemp(prefix="blastwatch-site-"))
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        stack.callback(_clear, root)
         site = ServerSite(root, server.url())
         first, second = site.add(seed=0), site.add(seed=1)
         ledger = site.ledger
@@ -164,6 +156,13 @@ def place(server: Database, *, prepare: Prepare = nothing_more, **settings: str)
         found.service.wait()
         until(lambda: len(found.workers()) == 2, START_S, "two workers")
         yield found
+
+
+def _clear(root: Path) -> None:
+    kept = os.environ.get("CHAOS_KEEP")
+    if kept:
+        shutil.copytree(root, kept, dirs_exist_ok=True)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def _end(found: Place) -> None:
@@ -189,6 +188,8 @@ def _environment(site: ServerSite) -> dict[str, str]:
         "BLASTWATCH_MODELS_DIR": str(site.root / "models"),
         "BLASTWATCH_MONITOR_PORT": str(port),
         "BLASTWATCH_MONITOR_REPORTS": "false",
+        # What starts in a drill is what the drill starts.
+        "BLASTWATCH_MONITOR_TRIGGER": "alerts",
         "BLASTWATCH_MONITOR_POLICY__COOLDOWN_S": "0",
         "BLASTWATCH_MONITOR_POLICY__BUDGET_RUNS": "100",
         "BLASTWATCH_MONITOR_POLICY__MIN_REVIEWED_CELLS": "1",

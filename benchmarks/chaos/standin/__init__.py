@@ -1,0 +1,1 @@
+"""What stands in for parts that take too long for a drill."""
