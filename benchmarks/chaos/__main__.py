@@ -39,15 +39,16 @@ def main(argv: list[str] | None = None) -> int:
 def _drills(chosen: Sequence[Fault], seed: int, seconds: float, page: Path) -> int:
     started = time.monotonic()
     outcomes: list[Outcome] = []
+    page.parent.mkdir(parents=True, exist_ok=True)
+    before = page.read_text() if page.exists() else ""
     with _servers() as servers:
         for fault in chosen:
             began = time.monotonic()
             outcomes.append(_one(fault, servers, seed, seconds))
             _say(outcomes[-1], time.monotonic() - began)
-    text = report.page(outcomes, seed=seed, took_s=time.monotonic() - started)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    before = page.read_text() if page.exists() else ""
-    write_atomic(page, report.with_soak_of(text, before).encode())
+            # After each: a run that is stopped leaves what it found.
+            text = report.page(outcomes, seed=seed, took_s=time.monotonic() - started)
+            write_atomic(page, report.with_soak_of(text, before).encode())
     return 1 if any(outcome.problems for outcome in outcomes) else 0
 
 

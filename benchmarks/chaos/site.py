@@ -84,7 +84,9 @@ class Program:
 
 @dataclass
 class Place:
-    """All of it, running. `disk`: where the journal's own disk is mounted, if it has one."""
+    """All of it, running. first: the model in production; second: another one, registered. others: services that ran
+    before, or beside.
+    """
 
     site: ServerSite
     server: Database
@@ -133,7 +135,7 @@ def place(server: Database, *, prepare: Prepare = nothing_more, **settings: str)
     """Starts everything; on leaving nothing of it is left. settings: BLASTWATCH_<NAME> of the service."""
     root = Path(tempfile.mkdtemp(prefix="blastwatch-site-"))
     with contextlib.ExitStack() as stack:
-        stack.callback(_clear, root)
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
         site = ServerSite(root, server.url())
         first, second = site.add(seed=0), site.add(seed=1)
         ledger = site.ledger
@@ -156,13 +158,6 @@ def place(server: Database, *, prepare: Prepare = nothing_more, **settings: str)
         found.service.wait()
         until(lambda: len(found.workers()) == 2, START_S, "two workers")
         yield found
-
-
-def _clear(root: Path) -> None:
-    kept = os.environ.get("CHAOS_KEEP")
-    if kept:
-        shutil.copytree(root, kept, dirs_exist_ok=True)
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def _end(found: Place) -> None:
