@@ -9,6 +9,14 @@ from benchmarks.chaos.drill import Outcome
 from benchmarks.chaos.verdict import IN_A_ROW, RECOVERY_S
 
 SOAK = "\n## Soak\n"
+HOW = (
+    "How: the full and the slow disk are an ext4 of its own on a loop device, filled to the last byte as fast as room "
+    "appears, or limited by a cgroup; the clock is libfaketime's, for the service alone and for the time of day alone "
+    "(it makes every look at the clock slow, so that row has fewer requests); the network is a wire between two "
+    "network namespaces whose far end goes down. In the two rows about retraining the trigger, its lease, the ledger, "
+    "DVC and the object store are real and the training is a stand-in that trains nothing. In the row of two services "
+    "clients have both addresses."
+)
 
 
 def page(outcomes: Sequence[Outcome], *, seed: int, took_s: float) -> str:
@@ -33,6 +41,8 @@ def page(outcomes: Sequence[Outcome], *, seed: int, took_s: float) -> str:
         "`records`: seconds from the fault's end until the store has every answer that was out by then. "
         f"Both must be at most {RECOVERY_S:g} s. After each the service is stopped (exit status 0, an empty journal) "
         "and the ledger verified.",
+        "",
+        HOW,
         "",
         "| fault | requests | failed | probe | lost | doubled | mixed | answers, s | records, s | |",
         "|---|---|---|---|---|---|---|---|---|---|",
