@@ -18,9 +18,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from monitoring.contrast import Comparison, Summary, compare
+from monitoring.evidence import evidence
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.moments import Moments, moments
@@ -116,11 +117,8 @@ def _finding(
     name: str, found: list[Comparison], adjusted: float, cells: int, patients: int, settings: JudgeSettings
 ) -> Finding:
     weakest = min(found, key=lambda one: one.effect)
-    evidence = max(0.0, float(stats.norm.isf(adjusted))) / float(stats.norm.isf(settings.q))
-    # Where both conditions meet exactly, the ratio of normal quantiles must not round to below one, nor above it.
-    rejected = adjusted <= settings.q
-    evidence = max(evidence, 1.0) if rejected else min(evidence, 1.0 - 1e-9)
-    effect = weakest.effect / settings.covariate_floor if settings.covariate_floor > 0 else evidence
+    sure = evidence(adjusted, settings.q)
+    effect = weakest.effect / settings.covariate_floor if settings.covariate_floor > 0 else sure
     detail: dict[str, object] = {
         "p": max(one.p for one in found),
         "p_adjusted": adjusted,
@@ -131,7 +129,7 @@ def _finding(
     return judged(
         name,
         "covariate",
-        severity=min(effect, evidence),
+        severity=min(effect, sure),
         figure=weakest.effect,
         interval=weakest.interval,
         threshold=settings.covariate_floor,

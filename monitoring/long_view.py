@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from monitoring import drift, mmd, novelty, performance
+from monitoring.evidence import evidence
 from monitoring.findings import LONG, Family, Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.resampling import effective, ordinals, patient_counts
@@ -95,11 +96,11 @@ def _stricter(finding: Finding, settings: JudgeSettings) -> Finding:
     floor = settings.long_covariate_floor
     if finding.figure is None or not finding.judged:
         return replace(finding, name=EMBEDDING, threshold=floor)
-    evidence = max(0.0, float(stats.norm.isf(finding.detail["p_adjusted"]))) / float(stats.norm.isf(settings.long_q))
+    sure = evidence(finding.detail["p_adjusted"], settings.long_q)
     return judged(
         EMBEDDING,
         finding.family,
-        severity=min(finding.figure / floor if floor > 0 else evidence, evidence),
+        severity=min(finding.figure / floor if floor > 0 else sure, sure),
         figure=finding.figure,
         interval=finding.interval,
         threshold=floor,
@@ -143,11 +144,10 @@ def _case_mix(
     change = solve_shares(matrix, mean) - solve_shares(matrix, before)
     loudest = int(np.abs(change).argmax())
     size = float(abs(change[loudest]))
-    evidence = max(0.0, float(stats.norm.isf(p))) / float(stats.norm.isf(settings.long_label_level))
     return judged(
         LABEL_SHIFT,
         "label_shift",
-        severity=min(size / settings.label_floor, evidence),
+        severity=min(size / settings.label_floor, evidence(p, settings.long_label_level)),
         figure=size,
         interval=None,
         threshold=settings.label_floor,

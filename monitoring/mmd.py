@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.spatial.distance import pdist
 
+from monitoring.evidence import evidence
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.resampling import Permutations, ordinals, patient_counts, percentile_interval, sum_by
@@ -82,11 +82,11 @@ def mmd(
         confidence=settings.confidence,
         rng=rng,
     )
-    evidence = max(0.0, float(stats.norm.isf(found.p))) / float(stats.norm.isf(settings.mmd_level))
+    sure = evidence(found.p, settings.mmd_level)
     return judged(
         name,
         "covariate",
-        severity=min(found.effect / floor if floor > 0 else evidence, evidence),
+        severity=min(found.effect / floor if floor > 0 else sure, sure),
         figure=found.effect,
         interval=found.interval,
         threshold=floor,

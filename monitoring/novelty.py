@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from monitoring.evidence import evidence
 from monitoring.findings import Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.moments import moments, patient_means
@@ -59,12 +60,11 @@ def novelty(window: WindowArrays, reference: Reference, settings: JudgeSettings,
     unlike = int((found > limit).any(axis=1).sum())
     figure = unlike / patients
     p = float(stats.binom.sf(unlike - 1, patients, settings.novel_tail))
-    evidence = max(0.0, float(stats.norm.isf(min(p, 1.0)))) / float(stats.norm.isf(settings.long_q))
     exact = stats.binomtest(unlike, patients).proportion_ci(settings.confidence)
     return judged(
         name,
         "covariate",
-        severity=min(figure / floor, evidence),
+        severity=min(figure / floor, evidence(p, settings.long_q)),
         figure=figure,
         interval=(float(exact.low), float(exact.high)),
         threshold=floor,

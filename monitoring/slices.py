@@ -17,9 +17,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from monitoring import drift, shift
+from monitoring.evidence import evidence
 from monitoring.findings import Family, Finding, insufficient, judged
 from monitoring.judge_settings import JudgeSettings
 from monitoring.performance import ESTIMATED
@@ -204,16 +204,14 @@ def _asked(
 def _corrected(finding: Finding, adjusted: float, settings: JudgeSettings) -> Finding:
     """The same effect, with the evidence that is left of it among all that was asked."""
     assert finding.figure is not None  # noqa: S101  (of a finding that was judged)
-    evidence = max(0.0, float(stats.norm.isf(adjusted))) / float(stats.norm.isf(settings.q))
-    # Where both conditions meet exactly, the ratio of normal quantiles must not round to the other side of one.
-    evidence = max(evidence, 1.0) if adjusted <= settings.q else min(evidence, 1.0 - 1e-9)
+    sure = evidence(adjusted, settings.q)
     floor = finding.threshold or 0.0
-    effect = finding.figure / floor if floor > 0 else evidence
+    effect = finding.figure / floor if floor > 0 else sure
     return replace(
         judged(
             finding.name,
             finding.family,
-            severity=min(effect, evidence),
+            severity=min(effect, sure),
             figure=finding.figure,
             interval=finding.interval,
             threshold=floor,
