@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(default=None, validation_alias="BLASTWATCH_MODELS_DIR")
     """BLASTWATCH_MODELS_DIR: a folder a model version; default: models/blastwatch below BENTOML_HOME (var/bentoml)."""
 
+    models_url: str = Field(default="", validation_alias="BLASTWATCH_MODELS_URL")
+    """BLASTWATCH_MODELS_URL: where hosts share models, e.g. s3://bucket/models; empty: the folder is all there is."""
+
     host: str = "127.0.0.1"
     """Where the monitor listens: an IP address. Beyond loopback it needs the token file and TLS, and then asks for the
     token everywhere but at /healthz."""

@@ -6,9 +6,10 @@ from monitoring.decisions import DecisionLog
 from monitoring.history import History
 from monitoring.settings import Settings
 from monitoring.trigger import LocalTrigger, NoTrigger, Trigger
-from service.contract.artifact import FolderModelStore
+from service.contract.artifact import ModelStore
 from service.contract.ledger import Ledger
 from service.contract.pixels import PixelStore
+from service.contract.shared_models import model_store
 from service.contract.store import Store
 
 
@@ -20,7 +21,7 @@ class Site:
     ledger: Ledger
     history: History
     pixels: PixelStore
-    models: FolderModelStore
+    models: ModelStore
     trigger: Trigger
     decisions: DecisionLog
 
@@ -34,7 +35,7 @@ def open_site(settings: Settings) -> Site:
         ledger=ledger,
         history=History(settings.store_url),
         pixels=PixelStore(settings.pixels_dir),
-        models=FolderModelStore(settings.models),
+        models=model_store(settings.models, settings.models_url),
         trigger=make(ledger, settings),
         decisions=DecisionLog(ledger, settings.judge),
     )

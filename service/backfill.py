@@ -38,9 +38,10 @@ from service.backfill_parts import (
     score,
     shards,
 )
-from service.contract.artifact import FolderModelStore, read_artifact
+from service.contract.artifact import read_artifact
 from service.contract.errors import CommandParser, ConfigError, run_command
 from service.contract.predictor import Predictor
+from service.contract.shared_models import model_store
 from service.settings import load_settings
 
 HASHES_AT_ONCE = 20_000_000
@@ -85,7 +86,7 @@ class Worker:
 def main(argv: list[str] | None = None) -> int:
     """Run it; raises BlastwatchError with a line that says what to do."""
     options = _parser().parse_args(argv)
-    artifact = options.artifact or FolderModelStore(load_settings().models).path(options.version)
+    artifact = options.artifact or _from_store(options.version)
     version = read_artifact(artifact, expect_version=options.version).version
     every, listing = shards(options.archive)
     plan = Plan(options.archive, listing, len(every), version, options.pixel_size, options.kept)
@@ -206,6 +207,11 @@ def alone(output: str) -> Iterator[None]:
 def hash_of(output: str) -> int:
     """A number for an output, the same in every process."""
     return zlib.crc32(_absolute(output).encode())
+
+
+def _from_store(version: str) -> Path:
+    settings = load_settings()
+    return model_store(settings.models, settings.models_url).path(version)
 
 
 def _absolute(url: str) -> str:

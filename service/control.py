@@ -7,10 +7,11 @@ import argparse
 from collections.abc import Callable
 from datetime import datetime
 
-from service.contract.artifact import Artifact, FolderModelStore, read_artifact
+from service.contract.artifact import Artifact, read_artifact
 from service.contract.errors import CommandParser, ConfigError, LedgerError, NotFound, run_command
 from service.contract.ledger import Ledger, Row
 from service.contract.serving import KINDS, Serving, Share, serving_of
+from service.contract.shared_models import model_store
 from service.settings import Settings, load_settings
 
 
@@ -119,7 +120,7 @@ def _check_beside_production(version: str, settings: Settings, ledger: Ledger) -
 
 
 def _artifact(settings: Settings, version: str) -> Artifact:
-    return read_artifact(FolderModelStore(settings.models).path(version), expect_version=version)
+    return read_artifact(model_store(settings.models, settings.models_url).path(version), expect_version=version)
 
 
 def _now(ledger: Ledger) -> Serving:

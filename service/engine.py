@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from service.auth import check_bind, is_loopback
 from service.batching import Batcher, compute_thread
-from service.contract.artifact import FolderModelStore
 from service.contract.errors import NotReady, StoreUnavailable
 from service.contract.image import Pixels
 from service.contract.pixels import PixelStore
 from service.contract.predictor import Predictor
 from service.contract.pseudonym import load_key
+from service.contract.shared_models import model_store
 from service.core import Core
 from service.domain import ModelInfo
 from service.door import Door
@@ -122,7 +122,7 @@ class Engine:
         closing.push_async_callback(shipper.stop)
         closing.push_async_callback(journal.close)
 
-        models = FolderModelStore(settings.models)
+        models = model_store(settings.models, settings.models_url)
         registry = Registry(
             ledger,
             models,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from service.contract.artifact import FolderModelStore, Manifest, read_artifact
+from service.contract.artifact import Manifest, read_artifact
 from service.contract.decision import Decision, decide, without_kill_switch
 from service.contract.errors import CommandParser, ConfigError, NotFound, run_command
 from service.contract.image import Pixels, image_sha256, load_field, pixels_sha256
 from service.contract.pixels import PixelStore
 from service.contract.predictor import Predictor
 from service.contract.records import PredictionRecord
+from service.contract.shared_models import model_store
 from service.contract.store import Store
 from service.settings import Settings, load_settings
 
@@ -95,7 +96,7 @@ def _record(settings: Settings, identity: str) -> PredictionRecord:
 def _folder(settings: Settings, version: str) -> Path:
     """Where the model is; the seed has no folder of its own in the model store."""
     try:
-        return FolderModelStore(settings.models).path(version)
+        return model_store(settings.models, settings.models_url).path(version)
     except NotFound:
         if settings.seed_model is None:
             raise

@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     """Model artifacts, one folder a version; default: models/blastwatch below BENTOML_HOME (var/bentoml)."""
 
+    models_url: str = ""
+    """Where hosts share models, e.g. s3://bucket/models: what MODELS_DIR does not have is fetched from there. Access is
+    by AWS' usual variables."""
+
     seed_model: Path | None = None
     """An artifact folder that is served while the ledger names no model; default: the one inside the Bento, if any."""
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from service.agreement import LEVEL, MIN_PATIENTS, Agreement, Figure, agreement
-from service.contract.artifact import FolderModelStore, read_artifact
+from service.contract.artifact import read_artifact
 from service.contract.errors import CommandParser, NotFound, run_command
 from service.contract.ledger import Ledger
 from service.contract.shadows import Pair, Shadows
+from service.contract.shared_models import model_store
 from service.settings import Settings, load_settings
 
 CORNER = "sent, shadow:"
@@ -61,7 +62,7 @@ def _pairs(settings: Settings, version: str, days: float | None) -> list[Pair]:
 
 
 def _malignant(settings: Settings, version: str) -> tuple[str, ...]:
-    folder = FolderModelStore(settings.models).path(version)
+    folder = model_store(settings.models, settings.models_url).path(version)
     return tuple(read_artifact(folder, expect_version=version).manifest.malignant)
 
 

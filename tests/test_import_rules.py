@@ -27,6 +27,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "dvclive": ("training/train.py",),
     "evidently": ("monitoring/reports.py",),
     "ray": ("service/backfill.py",),
+    "fsspec": ("service/backfill_parts.py", "service/contract/shared_models.py"),
     "kubernetes": ("monitoring/kubernetes_job.py",),
 } | dict.fromkeys(
     GRPC,

@@ -11,18 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from service.contract.artifact import FolderModelStore, read_artifact
+from service.contract.artifact import read_artifact
 from service.contract.errors import CommandParser, NotFound, run_command
 from service.contract.files import sha256_file
 from service.contract.image import Pixels
 from service.contract.predictor import Predictor
+from service.contract.shared_models import model_store
 from training.arrays import read_npz
 from training.change_plan import load_plan
 from training.evidence import Evidence, Outcome
 from training.gate_checks import CHECKS, Check
 from training.io import read_json, read_params, read_parquet, write_json
 from training.pixels import PREPARED, cells, load_pixels
-from training.places import CHAMPION, GATE, models_dir
+from training.places import CHAMPION, GATE, models_dir, models_url
 from training.priors import priors_of
 from training.served import serve
 
@@ -75,7 +76,7 @@ def load_champion(version: str, root: Path) -> Predictor:
         ArtifactError: it is damaged.
     """
     try:
-        path = FolderModelStore(root).path(version)
+        path = model_store(root, models_url()).path(version)
     except NotFound:
         raise NotFound(
             f"the ledger has model {version} in production, but {root} does not: point BLASTWATCH_MODELS_DIR (or "

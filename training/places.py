@@ -44,6 +44,11 @@ def bentoml_home(environ: Mapping[str, str] = os.environ) -> Path:
     return models.parent.parent
 
 
+def models_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Where hosts share models; empty: nowhere."""
+    return environ.get("BLASTWATCH_MODELS_URL", "")
+
+
 def models_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Folder with one folder per model version, absolute.
 

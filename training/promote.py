@@ -15,9 +15,10 @@ from pathlib import Path
 from service.contract.artifact import MODEL, Artifact, FolderModelStore, read_artifact
 from service.contract.errors import CommandParser, ConfigError, Conflict, LedgerError, NotFound, run_command
 from service.contract.ledger import Ledger, fence_of
+from service.contract.shared_models import SharedModelStore
 from training.change_plan import ChangePlan, load_plan
 from training.io import read_json
-from training.places import ARTIFACT, CHAMPION, GATE, MODEL_NAME, bentoml_home, store_url
+from training.places import ARTIFACT, CHAMPION, GATE, MODEL_NAME, bentoml_home, models_url, store_url
 
 AUTOMATIC = "change plan (automatic)"
 
@@ -65,6 +66,16 @@ def promote(candidate: Candidate, plan: ChangePlan, ledger: Ledger, keep: Callab
         )
     ledger.promote(version, candidate.champion)
     return f"model {version} is in production" + (f", in place of {candidate.champion}" if candidate.champion else "")
+
+
+def keep(artifact: Artifact, home: Path, url: str) -> None:
+    """Import the artifact into this host's model store, and put it where hosts share models if there is such a place.
+
+    Before the ledger names a model every host can have it. Raises ArtifactError, StoreUnavailable.
+    """
+    import_model(artifact, home)
+    if url:
+        SharedModelStore(home / "models" / MODEL_NAME, url).share(artifact.version)
 
 
 def import_model(artifact: Artifact, home: Path) -> None:
@@ -174,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     candidate = Candidate(read_artifact(ARTIFACT), read_json(GATE), None if champion is None else str(champion))
     home = bentoml_home()
     ledger = Ledger(store_url()).fenced(fence_of(os.environ))
-    print(promote(candidate, load_plan(), ledger, lambda artifact: import_model(artifact, home)))
+    print(promote(candidate, load_plan(), ledger, lambda artifact: keep(artifact, home, models_url())))
     return 0
 
 
