@@ -33,6 +33,7 @@ _MOST_PATIENTS = 500
 _MOST_CELLS = 32
 """Of a patient: a mean over more of them is hardly better known, since patients differ."""
 _WIDTH_CELLS = 500
+_BLOCK = 1 << 11  # cells: 8 MB of features
 _RIDGE = 1e-3
 
 
@@ -72,7 +73,7 @@ def mmd(
     counts = patient_counts(index, answer, count + others, reference.classes)
     values = np.concatenate([window.embedding[here], reference.embedding[there]]).astype(np.float64)
     values /= np.maximum(reference.embedding[known].std(axis=0, dtype=np.float64), 1e-12)
-    mean = sum_by(_features(values, ~(index < count), rng), index) / counts.sum(axis=1, keepdims=True)
+    mean = _mean_features(values, index, count, rng)
     found = discrepancy(
         mean,
         counts / counts.sum(axis=1, keepdims=True),
@@ -161,13 +162,19 @@ def _some(patient: Integers, rng: np.random.Generator) -> Integers:
     return np.asarray(np.sort(rows[place < _MOST_CELLS]))
 
 
-def _features(values: Floats, reference: Flags, rng: np.random.Generator) -> Floats:
-    """values [n, E] → [n, 2 × _FREQUENCIES], whose inner products are about a Gaussian kernel's. Its width is the
-    median distance of the reference's cells.
+def _mean_features(values: Floats, index: Integers, window: int, rng: np.random.Generator) -> Floats:
+    """values [n, E] of patients [n], of whom the first are the `window`'s → means [P, 2 × _FREQUENCIES] of features
+    whose inner products are about a Gaussian kernel's. Its width is the median distance of the reference's cells.
     """
-    cells = np.flatnonzero(reference)
+    cells = np.flatnonzero(index >= window)
     cells = cells[rng.permutation(len(cells))[:_WIDTH_CELLS]]
     distance = pdist(values[cells], "sqeuclidean")
     width = float(np.median(distance)) or 1.0
-    phase = values @ (rng.normal(size=(values.shape[1], _FREQUENCIES)) * math.sqrt(2.0 / width))
-    return np.asarray(np.hstack([np.cos(phase), np.sin(phase)]) / math.sqrt(_FREQUENCIES))
+    frequencies = rng.normal(size=(values.shape[1], _FREQUENCIES)) * math.sqrt(2.0 / width)
+    sizes = np.bincount(index)
+    sums = np.zeros((len(sizes), 2 * _FREQUENCIES))
+    for start in range(0, len(values), _BLOCK):
+        phase = values[start : start + _BLOCK] @ frequencies
+        part = sum_by(np.hstack([np.cos(phase), np.sin(phase)]), index[start : start + _BLOCK])
+        sums[: len(part)] += part
+    return np.asarray(sums / sizes[:, None] / math.sqrt(_FREQUENCIES))

@@ -23,8 +23,8 @@ PRIOR = next(name for name in SHIFTS if name.startswith("class prior"))
 
 HEAD = """# What the trigger does, by simulation
 
-`python -m benchmarks.trigger_simulation`, {date:%Y-%m-%d}, Python {python}, numpy {numpy}. Default settings of
-judge and policy; reviews never hold anything back.
+`python -m benchmarks.trigger_simulation --years {years} --runs {runs} --evidently-years {theirs}`, {date:%Y-%m-%d},
+Python {python}, numpy {numpy}. Default settings of judge and policy; reviews never hold anything back.
 """
 RESTS = """
 ## What it rests on
@@ -75,7 +75,14 @@ def is_found(outcome: Mapping[str, Any], kind: str) -> bool:
 def write(path: Path, results: Results, population: Population) -> None:
     """The table, with what it rests on."""
     rhythm, quiet, evidently = Rhythm(), of(results, "quiet"), of(results, "evidently")
-    text = HEAD.format(date=datetime.now(UTC), python=platform.python_version(), numpy=np.__version__)
+    text = HEAD.format(
+        years=len(quiet),
+        runs=max((len(of(results, kind, size)) for kind in SHIFTS for size in SIZES), default=0),
+        theirs=len(evidently),
+        date=datetime.now(UTC),
+        python=platform.python_version(),
+        numpy=np.__version__,
+    )
     kinds = ", ".join(f"{one:.0%}" for one in population.kinds)
     rests = RESTS.format(rhythm=rhythm, cells=rhythm.cells + 3, kinds=kinds)
     lines = [text, *_quiet(quiet, evidently), *_shifts(results), rests]
