@@ -89,13 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     artifact = options.artifact or _from_store(options.version)
     version = read_artifact(artifact, expect_version=options.version).version
     every, listing = shards(options.archive)
-    plan = Plan(options.archive, listing, len(every), version, options.pixel_size, options.kept)
+    archive = _absolute(options.archive)
+    plan = Plan(archive, listing, len(every), version, options.pixel_size, options.kept, options.embedding)
     with alone(options.output):
         done = agree(options.output, plan)
         left = [shard for shard in every if shard.part not in done]
         print(f"{len(every)} shards of up to {SHARD} cells, {len(every) - len(left)} done before", file=sys.stderr)
         job = Job(
-            _absolute(options.archive), _absolute(options.output), str(Path(artifact).absolute()), version,
+            archive, _absolute(options.output), str(Path(artifact).absolute()), version,
             options.pixel_size, options.kept, options.embedding,
         )  # fmt: skip
         if left:
@@ -111,7 +112,6 @@ def run(job: Job, left: list[Shard], workers: int, shard_count: int) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     here = str(Path(__file__).resolve().parent.parent)

@@ -65,6 +65,7 @@ class Plan:
     model: str
     pixel_size_um: float
     kept: bool
+    embedding: bool
 
     def to_json(self) -> str:
         """As written beside the parts."""

@@ -213,6 +213,8 @@ def test_killed_workers_and_a_killed_command_cost_no_cell(tmp_path: Path, predic
     again = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0
     assert "5 done before" in again.stderr
+    more = subprocess.run([*line, "--embedding"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (more.returncode, "options differ" in more.stderr) == (2, True)
     other = tiny_artifact(tmp_path / "other", seed=5).path
     line[line.index("--artifact") + 1] = str(other)
     refused = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
