@@ -7,6 +7,7 @@ for the faults of disks and networks; what this machine cannot have is skipped a
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what is asked for; 1 when a promise broke."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, _leave)
     if arguments.command == "soak":
         return _soak(arguments.seed, arguments.minutes, arguments.page)
     chosen = [FAULTS[name] for name in arguments.only or FAULTS]
     return _drills(chosen, arguments.seed, arguments.seconds, arguments.page)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(143)  # so that what was started is ended: servers, mounts, namespaces
 
 
 def _drills(chosen: Sequence[Fault], seed: int, seconds: float, page: Path) -> int:
@@ -47,7 +53,7 @@ def _drills(chosen: Sequence[Fault], seed: int, seconds: float, page: Path) -> i
             outcomes.append(_one(fault, servers, seed, seconds))
             _say(outcomes[-1], time.monotonic() - began)
             # After each: a run that is stopped leaves what it found.
-            text = report.page(outcomes, seed=seed, took_s=time.monotonic() - started)
+            text = report.page(outcomes, seed=seed, seconds=seconds, took_s=time.monotonic() - started)
             write_atomic(page, report.with_soak_of(text, before).encode())
     return 1 if any(outcome.problems for outcome in outcomes) else 0
 

@@ -19,15 +19,15 @@ HOW = (
 )
 
 
-def page(outcomes: Sequence[Outcome], *, seed: int, took_s: float) -> str:
+def page(outcomes: Sequence[Outcome], *, seed: int, seconds: float, took_s: float) -> str:
     """Markdown, without the soak's section."""
     broken = [outcome for outcome in outcomes if outcome.problems]
     skipped = [outcome for outcome in outcomes if outcome.skipped]
     lines = [
         "# Faults",
         "",
-        f"`python -m benchmarks.chaos --seed {seed}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}, {took_s:.0f} s in all.",
+        f"`python -m benchmarks.chaos --seed {seed} --seconds {seconds:g}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {took_s:.0f} s in all.",
         "",
         "Each row is a site of its own: two service workers, the monitor, PostgreSQL and an S3 server (moto), all "
         "processes, with a tiny model. Four callers over gRPC and two over HTTP use the project's client as it comes "

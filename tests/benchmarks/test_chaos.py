@@ -139,17 +139,19 @@ def test_a_leak_is_no_noise_and_noise_is_no_leak() -> None:
 def test_the_page_names_what_broke_and_what_was_skipped_and_keeps_the_soak() -> None:
     broke = Outcome("a", "first fault", requests=5, problems=("1 lost, e.g. call-1",))
     skipped = Outcome("b", "second fault", skipped="no loop device here")
-    text = report.page([broke, skipped], seed=1, took_s=3.0)
+    text = report.page([broke, skipped], seed=1, seconds=6.0, took_s=3.0)
     assert "1 of 2 broke a promise" in text
     assert "| first fault | 5 |" in text
     assert "BROKEN" in text
     assert "skipped: no loop device here" in text
     soaked = report.with_soak(text, "\nsteady\n")
-    assert report.with_soak_of(report.page([skipped], seed=1, took_s=3.0), soaked).endswith("## Soak\n\nsteady\n")
+    assert report.with_soak_of(report.page([skipped], seed=1, seconds=6.0, took_s=3.0), soaked).endswith(
+        "## Soak\n\nsteady\n"
+    )
 
 
 def test_the_page_of_no_broken_promise_says_so() -> None:
-    assert "No promise broke in 1 faults." in report.page([Outcome("a", "first")], seed=1, took_s=1.0)
+    assert "No promise broke in 1 faults." in report.page([Outcome("a", "first")], seed=1, seconds=6.0, took_s=1.0)
 
 
 @pytest.mark.servers
