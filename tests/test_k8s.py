@@ -132,7 +132,27 @@ def test_each_tree_has_what_it_is_for() -> None:
     assert "HorizontalPodAutoscaler" in kinds["overlays/staging"]
     assert "StatefulSet" not in kinds["overlays/kserve"]
     assert {"InferenceService", "Deployment"} <= kinds["overlays/kserve"]
-    assert kinds["overlays/training"] == {"TrainJob"}
+    assert kinds["overlays/training"] == {"TrainJob", "NetworkPolicy"}
+
+
+def test_a_training_on_several_nodes_is_no_more_than_any_other_pod_and_its_nodes_meet() -> None:
+    tree = "overlays/training"
+    (job,) = of_kind(tree, "TrainJob")
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    template = node["template"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert container["securityContext"] == HARDENED
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert job["spec"]["trainer"]["image"].partition(":")[2] not in ("", "latest")
+    assert "torchrun -m training.train" in job["spec"]["trainer"]["command"][-1]
+    (policy,) = of_kind(tree, "NetworkPolicy")
+    chosen = policy["spec"]["podSelector"]
+    assert chosen["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": chosen}]}]
+    assert policy["spec"]["egress"] == [{"to": [{"podSelector": chosen}]}]
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in template["spec"]["volumes"][:1]}
+    assert claims <= {claim["metadata"]["name"] for claim in of_kind("base", "PersistentVolumeClaim")}
 
 
 @pytest.mark.parametrize(("labels", "spec"), every_pod())
