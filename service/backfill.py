@@ -18,7 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from service.backfill_parts import (
     opened,
     put,
     put_bytes,
+    reaching,
+    rows_of,
     score,
     shards,
 )
@@ -74,7 +76,8 @@ class Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A shard's part is written before it counts as done: one that is scored twice is the same part again."""
-        shard, job = Shard(row["number"], tuple(row["names"]), row["row_group"]), self._job
+        shard = Shard(row["number"], tuple(row["names"]), row["row_group"], row["first"], row["rows"])
+        job = self._job
         every = cells(self._source, shard, job.pixel_size_um)
         answers, rejected = score(self._predictor, every, kept=job.kept, embedding=job.embedding)
         if rejected.num_rows:
@@ -88,10 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     artifact = options.artifact or _from_store(options.version)
     version = read_artifact(artifact, expect_version=options.version).version
-    every, listing = shards(options.archive)
+    with reaching(options.archive):
+        every, listing = shards(options.archive)
     archive = _absolute(options.archive)
     plan = Plan(archive, listing, len(every), version, options.pixel_size, options.kept, options.embedding)
-    with alone(options.output):
+    with alone(options.output), reaching(options.output):
         done = agree(options.output, plan)
         left = [shard for shard in every if shard.part not in done]
         print(f"{len(every)} shards of up to {SHARD} cells, {len(every) - len(left)} done before", file=sys.stderr)
@@ -101,8 +105,11 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         if left:
             run(job, left, options.workers, len(every))
-        again = finish(options.output, every)
-    print(f"done: {options.output} has one row a picture ({again} came again); model {version}")
+        again, rejected = finish(options.output, every)
+    print(
+        f"done: {options.output} has one row a picture ({again} came again, {rejected} could not be answered); model "
+        f"{version}"
+    )
     return 0
 
 
@@ -112,6 +119,8 @@ def run(job: Job, left: list[Shard], workers: int, shard_count: int) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "0",
+        # Else Ray takes the address for "this host", and listens on all of its interfaces.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     here = str(Path(__file__).resolve().parent.parent)
@@ -133,7 +142,7 @@ def run(job: Job, left: list[Shard], workers: int, shard_count: int) -> None:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             logging.getLogger("ray.data").setLevel(logging.ERROR)
-            rows = [{"number": one.number, "names": list(one.names), "row_group": one.row_group} for one in left]
+            rows = [asdict(one) | {"names": list(one.names)} for one in left]
             found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 Worker, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1
             )
@@ -161,8 +170,10 @@ def _follow(rows: Iterator[dict[str, Any]], left: int, shard_count: int) -> None
             told = now
 
 
-def finish(output: str, every: list[Shard]) -> int:
-    """Each picture in one part only. Raises ConfigError when a part is missing."""
+def finish(output: str, every: list[Shard]) -> tuple[int, int]:
+    """Each picture in one part only → how many came again, how many were rejected. Raises ConfigError when a part is
+    missing.
+    """
     system, root = opened(output)
     parts = [f"{root}/{CELLS}/{shard.part}" for shard in every]
     missing = [path for path in parts if not system.exists(path)]
@@ -170,8 +181,15 @@ def finish(output: str, every: list[Shard]) -> int:
         raise ConfigError(f"{len(missing)} parts are missing, the first is {missing[0]}: run the same command again")
     digits = "0123456789abcdef"
     many = SHARD * len(every)
-    prefixes = [""] if many <= HASHES_AT_ONCE else [a + b for a in digits for b in digits]
-    return distinct(system, parts, prefixes)
+    if many <= HASHES_AT_ONCE:
+        prefixes = [""]
+    elif many <= HASHES_AT_ONCE * len(digits):
+        prefixes = list(digits)
+    else:
+        prefixes = [a + b for a in digits for b in digits]
+    system.invalidate_cache()
+    rejects = [path for path in system.find(f"{root}/{REJECTED}") if path.endswith(PARQUET)]
+    return distinct(system, parts, prefixes), sum(rows_of(system, path) for path in rejects)
 
 
 def agree(output: str, plan: Plan) -> set[str]:
@@ -216,7 +234,7 @@ def _from_store(version: str) -> Path:
 
 def _absolute(url: str) -> str:
     """A folder's path from anywhere; an address as it is."""
-    return url if "://" in url else str(Path(url).absolute())
+    return url.rstrip("/") if "://" in url else str(Path(url).absolute())
 
 
 def _last_line(error: Exception) -> str:
@@ -239,12 +257,26 @@ def _parser() -> CommandParser:
         "--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes (default: %(default)s)"
     )
     parser.add_argument(
-        "--pixel-size", type=float, default=0.0, metavar="UM",
+        "--pixel-size", type=_micrometres, default=0.0, metavar="UM",
         help="micrometres a pixel, where the archive does not say it; 0: unknown (default)",
     )  # fmt: skip
-    parser.add_argument("--kept", action="store_true", help="ARCHIVE is BLASTWATCH_PIXELS_DIR: kept pixels")
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="ARCHIVE is BLASTWATCH_PIXELS_DIR: kept pixels (give --pixel-size where each one's scale was known)",
+    )
     parser.add_argument("--embedding", action="store_true", help="write embeddings, too")
     return parser
+
+
+def _micrometres(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a pixel in micrometres")
+    return size
 
 
 def _count(text: str) -> int:

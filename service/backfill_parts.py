@@ -4,6 +4,7 @@ A shard is a fixed piece of the archive's listing, and its part is one Parquet f
 what is done is what is there. Files are named by fsspec, so that a folder and a bucket (s3://…) are the same.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -30,6 +31,8 @@ PARQUET: Final = ".parquet"
 PLAN: Final = "backfill.json"
 SHARD: Final = 512
 BATCH: Final = 16
+MOST_ROWS: Final = 8192
+"""Of a row group: it is read whole for each of its shards."""
 IMAGE: Final = "image"
 """The column of a Parquet archive with a picture's bytes; `name` and `pixel_size_um` are read where they are there."""
 CELLS: Final = "cells"
@@ -40,11 +43,13 @@ REJECTED: Final = "rejected"
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of the archive: files, or the rows of one row group of a Parquet file; its number in the listing."""
+    """A piece of the archive: files, or `rows` rows from `first` of a row group; its number in the listing."""
 
     number: int
     names: tuple[str, ...]
     row_group: int = -1
+    first: int = 0
+    rows: int = 0
 
     @property
     def part(self) -> str:
@@ -79,6 +84,8 @@ class Cell:
     name: str
     data: bytes
     pixel_size_um: float
+    fault: str = ""
+    """Why there is no picture."""
 
 
 def opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -87,7 +94,19 @@ def opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{url} cannot be opened: {error}") from None
-    return system, str(path)
+    return system, str(path).rstrip("/")
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Whatever a bucket, a disk or a missing credential says becomes one line. Raises ConfigError."""
+    try:
+        yield
+    except BlastwatchError:
+        raise
+    except Exception as error:  # each kind of address has errors of its own
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"{url} cannot be read or written: {said}") from None
 
 
 def shards(url: str, size: int = SHARD) -> tuple[list[Shard], str]:
@@ -96,10 +115,7 @@ def shards(url: str, size: int = SHARD) -> tuple[list[Shard], str]:
     Raises ConfigError for an archive that is not there, or that has nothing in it.
     """
     system, path = opened(url)
-    try:
-        found = {path: system.info(path)} if system.isfile(path) else system.find(path, detail=True)
-    except OSError as error:
-        raise ConfigError(f"{url} cannot be read: {' '.join(str(error).split())}") from None
+    found = {path: system.info(path)} if system.isfile(path) else system.find(path, detail=True)
     files = sorted((name, int(info["size"] or 0)) for name, info in found.items())
     tables = [name for name, _ in files if name.endswith(PARQUET)]
     images = [name for name, _ in files if PurePosixPath(name).suffix.lower() in IMAGES]
@@ -111,25 +127,36 @@ def shards(url: str, size: int = SHARD) -> tuple[list[Shard], str]:
     every = [Shard(number, names) for number, names in enumerate(cut)]
     for name in tables:
         with system.open(name, "rb") as handle:
-            groups = _table(name, handle).num_row_groups
-        every += [Shard(len(every) + group, (name,), group) for group in range(groups)]
+            about = _table(name, handle).metadata
+        for group in range(about.num_row_groups):
+            rows = about.row_group(group).num_rows
+            if rows > MOST_ROWS:
+                raise ConfigError(
+                    f"{name} has row groups of {rows} rows, which a worker would have to hold whole: write it with "
+                    f"row_group_size={size}"
+                )
+            for first in range(0, rows, size):
+                every.append(Shard(len(every), (name,), group, first, min(size, rows - first)))
     return every, hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def cells(system: fsspec.AbstractFileSystem, shard: Shard, pixel_size_um: float) -> Iterator[Cell]:
-    """Its pictures. Raises OSError, ConfigError."""
+    """Its pictures; a file that is there and cannot be read is a cell with a fault. Raises OSError, ConfigError."""
     if shard.row_group < 0:
         for name in shard.names:
-            yield Cell(name, system.cat_file(name), pixel_size_um)
+            try:
+                yield Cell(name, system.cat_file(name), pixel_size_um)
+            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+                yield Cell(name, b"", pixel_size_um, f"cannot be read: {error.strerror or type(error).__name__}")
         return
     (name,) = shard.names
     with system.open(name, "rb") as handle:
-        table = _table(name, handle).read_row_group(shard.row_group)
+        table = _table(name, handle).read_row_group(shard.row_group, use_threads=False).slice(shard.first, shard.rows)
     columns = {column: table.column(column) for column in table.column_names}
     for row in range(table.num_rows):
-        said = columns["name"][row].as_py() if "name" in columns else f"{name}#{shard.row_group}.{row}"
-        size = columns["pixel_size_um"][row].as_py() if "pixel_size_um" in columns else pixel_size_um
-        yield Cell(str(said), columns[IMAGE][row].as_py() or b"", float(size or 0.0))
+        said = columns["name"][row].as_py() if "name" in columns else f"{name}#{shard.row_group}.{shard.first + row}"
+        size = columns["pixel_size_um"][row].as_py() if "pixel_size_um" in columns else None
+        yield Cell(str(said), columns[IMAGE][row].as_py() or b"", pixel_size_um if size is None else float(size))
 
 
 def score(
@@ -147,10 +174,13 @@ def score(
 
     def answer() -> None:
         if waiting:
-            answers.extend(_answers(predictor, waiting, embedding=embedding, kept=kept))
+            answers.extend(_answers(predictor, waiting, embedding=embedding))
             waiting.clear()
 
     for cell in every:
+        if cell.fault:
+            rejected.append({"name": cell.name, "reason": cell.fault})
+            continue
         try:
             pixels = _as_kept(cell, predictor) if kept else load_field(cell.data, field, cell.pixel_size_um)
         except BlastwatchError as error:
@@ -190,7 +220,7 @@ def schema(predictor: Predictor, *, embedding: bool) -> pa.Schema:
 
 
 def _answers(
-    predictor: Predictor, waiting: Sequence[tuple[Cell, Pixels, str]], *, embedding: bool, kept: bool
+    predictor: Predictor, waiting: Sequence[tuple[Cell, Pixels, str]], *, embedding: bool
 ) -> Iterator[dict[str, Any]]:
     batch = np.stack([pixels for _, pixels, _ in waiting])
     outputs = predictor.predict(batch)
@@ -199,7 +229,7 @@ def _answers(
     labels = predictor.manifest.labels
     for row, (cell, _, digest) in enumerate(waiting):
         shares: npt.NDArray[np.float32] = outputs.probabilities[row]
-        decision = decide(predictor.manifest, shares, float(outputs.ood_score[row]), kept or cell.pixel_size_um > 0)
+        decision = decide(predictor.manifest, shares, float(outputs.ood_score[row]), cell.pixel_size_um > 0)
         yield {
             "pixels_sha256": digest,
             "image_sha256": image_sha256(cell.data),
@@ -240,15 +270,24 @@ def put_bytes(system: fsspec.AbstractFileSystem, path: str, data: bytes) -> None
     write_atomic(Path(path), data)
 
 
+def rows_of(system: fsspec.AbstractFileSystem, path: str) -> int:
+    """How many rows a part has."""
+    return int(pq.read_metadata(pa.BufferReader(system.cat_file(path))).num_rows)
+
+
 def hashes(system: fsspec.AbstractFileSystem, path: str) -> list[str]:
     """The pixel hashes of a part, in its order."""
-    with system.open(path, "rb") as handle:
-        column: list[str] = pq.read_table(handle, columns=["pixels_sha256"]).column(0).to_pylist()
+    column: list[str] = part(system, path, ["pixels_sha256"]).column(0).to_pylist()
     return column
 
 
+def part(system: fsspec.AbstractFileSystem, path: str, columns: list[str] | None = None) -> pa.Table:
+    """A part, read at once: it is small, and no thread of Arrow's is left with a file when the command ends."""
+    return pq.read_table(pa.BufferReader(system.cat_file(path)), columns=columns, use_threads=False)
+
+
 def distinct(system: fsspec.AbstractFileSystem, parts: Sequence[str], prefixes: Sequence[str]) -> int:
-    """Leave each pixel hash in the first part that has it; → how many rows went. What is done again changes nothing.
+    """Leave each pixel hash where it comes first; → how many rows went. What is done again changes nothing.
 
     prefixes: of the hashes, one at a time, so that memory holds a share of them.
     """
@@ -256,12 +295,14 @@ def distinct(system: fsspec.AbstractFileSystem, parts: Sequence[str], prefixes: 
     for prefix in prefixes:
         seen: set[str] = set()
         for path in parts:
-            mine = [(row, name) for row, name in enumerate(hashes(system, path)) if name.startswith(prefix)]
-            again = {row for row, name in mine if name in seen}
-            seen.update(name for _, name in mine)
+            again = set()
+            for row, name in enumerate(hashes(system, path)):
+                if name.startswith(prefix):
+                    if name in seen:
+                        again.add(row)
+                    seen.add(name)
             if again:
-                with system.open(path, "rb") as handle:
-                    table = pq.read_table(handle)
+                table = part(system, path)
                 put(system, path, table.take([row for row in range(table.num_rows) if row not in again]))
                 gone += len(again)
     return gone
@@ -272,11 +313,15 @@ def _protocols(system: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (said,) if isinstance(said, str) else tuple(said)
 
 
+def _binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _table(name: str, handle: Any) -> pq.ParquetFile:
     try:
         found = pq.ParquetFile(handle)
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{name} is no Parquet file: {error}") from None
-    if IMAGE not in found.schema_arrow.names:
+    if IMAGE not in found.schema_arrow.names or not _binary(found.schema_arrow.field(IMAGE).type):
         raise ConfigError(f"{name} has no column {IMAGE!r} with the pictures' bytes")
     return found

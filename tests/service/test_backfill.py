@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service import backfill
-from service.backfill_parts import CELLS, PLAN, REJECTED, Cell, cells, distinct, opened, put, score, shards
+from service.backfill_parts import CELLS, PLAN, REJECTED, Cell, Plan, cells, distinct, opened, put, score, shards
 from service.contract.artifact import read_artifact
 from service.contract.decision import decide
 from service.contract.errors import ConfigError
@@ -66,6 +67,8 @@ def test_an_archive_is_cut_the_same_way_each_time_and_a_changed_one_is_another(t
         (lambda folder: None, "no picture"),
         (lambda folder: (folder / "x.parquet").write_bytes(b"nothing"), "no Parquet file"),
         (lambda folder: pq.write_table(pa.table({"picture": [b""]}), folder / "x.parquet"), "no column 'image'"),
+        (lambda folder: pq.write_table(pa.table({"image": ["text"]}), folder / "x.parquet"), "no column 'image'"),
+        (lambda folder: pq.write_table(pa.table({"image": [b""] * 9000}), folder / "x.parquet"), "row_group_size=512"),
     ],
 )
 def test_an_archive_that_makes_no_sense_is_one_line(tmp_path: Path, make: Any, says: str) -> None:
@@ -100,6 +103,38 @@ def test_an_answer_is_the_services_own(predictor: Predictor) -> None:
         assert row["model_version"] == predictor.version
 
 
+def test_a_file_that_cannot_be_read_is_rejected_and_stops_nothing(predictor: Predictor, tmp_path: Path) -> None:
+    archive(tmp_path, 2)
+    (tmp_path / "zz-away.png").symlink_to(tmp_path / "nowhere.png")
+    (shard,), _ = shards(str(tmp_path))
+    system, _ = opened(str(tmp_path))
+    table, rejected = score(predictor, cells(system, shard, UM))
+    assert table.num_rows == 2
+    reasons = {Path(row["name"]).name: row["reason"] for row in rejected.to_pylist()}
+    assert reasons.keys() == {"zz-away.png", "zz-broken.png"}
+    assert reasons["zz-away.png"].startswith("cannot be read")
+
+
+def test_a_bucket_is_as_good_as_a_folder(
+    predictor: Predictor, tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, root = opened(f"s3://{s3_bucket}/{tmp_path.name}/")
+    for number in range(3):
+        system.pipe_file(f"{root}/in/{number}.png", png(number))
+    cut, _ = shards(f"s3://{root}/in", size=2)
+    for shard in cut:
+        table, _ = score(predictor, cells(system, shard, UM))
+        put(system, f"{root}/out/{CELLS}/{shard.part}", pa.concat_tables([table, table]))
+    parts = [f"{root}/out/{CELLS}/{shard.part}" for shard in cut]
+    assert distinct(system, parts, [""]) == 3
+    plan = Plan("a", "b", 2, predictor.version, UM, False, False)
+    assert backfill.agree(f"s3://{root}/new", plan) == set()
+    assert backfill.agree(f"s3://{root}/new", plan) == set()
+    with pytest.raises(ConfigError, match="another backfill"):
+        backfill.agree(f"s3://{root}/new", replace(plan, model="other"))
+    assert backfill.finish(f"s3://{root}/out", cut) == (0, 0)
+
+
 def test_an_answer_to_another_picture_is_never_written(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = predictor.predict
     monkeypatch.setattr(predictor, "predict", lambda batch: honest(batch[::-1].copy()))
@@ -113,9 +148,12 @@ def test_kept_pixels_are_judged_as_they_are(predictor: Predictor, tmp_path: Path
     store.save(smear(9, 17))
     (shard,), _ = shards(str(store.folder))
     system, _ = opened(str(store.folder))
-    table, rejected = score(predictor, cells(system, shard, 0.0), kept=True)
+    table, rejected = score(predictor, cells(system, shard, UM), kept=True)
     assert set(table.column("pixels_sha256").to_pylist()) == names
     assert not any("unknown_scale" in row["refer_reasons"] for row in table.to_pylist())
+    # The pixels do not say which scale they had, and an unknown one is referred, as the service does it.
+    unsaid, _ = score(predictor, cells(system, shard, 0.0), kept=True)
+    assert all("unknown_scale" in row["refer_reasons"] for row in unsaid.to_pylist())
     assert "17 × 17" in rejected.to_pylist()[0]["reason"]
 
 
@@ -123,12 +161,15 @@ def test_parquet_says_names_and_scales_a_row_group_is_a_shard(predictor: Predict
     table = pa.table(
         {"image": [png(n) for n in range(6)], "name": [f"n{n}" for n in range(6)], "pixel_size_um": [UM] * 6}
     )
+    table = table.set_column(2, "pixel_size_um", pa.array([UM, None, UM, UM, UM, UM]))
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
-    cut, _ = shards(str(tmp_path))
-    assert [shard.row_group for shard in cut] == [0, 1]
+    cut, _ = shards(str(tmp_path), size=3)
+    assert [(shard.row_group, shard.first, shard.rows) for shard in cut] == [(0, 0, 3), (0, 3, 1), (1, 0, 2)]
+    assert [shard.number for shard in cut] == [0, 1, 2]
     system, _ = opened(str(tmp_path))
-    found = [cell for shard in cut for cell in cells(system, shard, 0.0)]
-    assert [(cell.name, cell.pixel_size_um) for cell in found] == [(f"n{n}", UM) for n in range(6)]
+    found = [cell for shard in cut for cell in cells(system, shard, 0.5)]
+    assert [cell.name for cell in found] == [f"n{n}" for n in range(6)]
+    assert [cell.pixel_size_um for cell in found] == [UM, 0.5, UM, UM, UM, UM]
     assert found[2].data == png(2)
 
 
@@ -155,6 +196,9 @@ def command(*arguments: object) -> list[str]:
         (["{archive}", "{tmp}/full", "--artifact", "{model}"], "not empty and no backfill's"),
         (["{tmp}/empty", "{tmp}/out", "--artifact", "{model}"], "no picture"),
         (["{archive}", "{tmp}/out"], "--artifact"),
+        (["{archive}", "{tmp}/out", "--artifact", "{model}", "--pixel-size", "nan"], "no size of a pixel"),
+        (["s3://nobody/x", "{tmp}/out", "--artifact", "{model}"], "cannot be read or written"),
+        (["{archive}", "{archive}/00000.png/x", "--artifact", "{model}"], "cannot be read or written"),
     ],
 )
 def test_what_cannot_work_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -188,11 +232,12 @@ def test_killed_workers_and_a_killed_command_cost_no_cell(tmp_path: Path, predic
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as first:
         _until(lambda: _parts(output) >= 1)
+        assert _listening(first.pid) <= {"127.0.0.1", "::ffff:127.0.0.1"}
         for process in psutil.Process(first.pid).children(recursive=True):  # the command and its workers, at once
             process.kill()
         first.kill()
     done_before = _parts(output)
-    assert done_before < 5
+    assert done_before <= 5
 
     with subprocess.Popen(
         line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -221,6 +266,17 @@ def test_killed_workers_and_a_killed_command_cost_no_cell(tmp_path: Path, predic
     assert refused.returncode == 2
     assert PLAN in refused.stderr
     shutil.rmtree(output)
+
+
+def _listening(pid: int) -> set[str]:
+    """Addresses at which the command, or anything that it started, can be reached."""
+    found = set()
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        try:
+            found |= {one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN}
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def _parts(output: Path) -> int:

@@ -1,38 +1,24 @@
 """Hosts share models: what one promotes another can have, whole or not at all. A real S3 server (moto), real s3fs."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from service.contract.artifact import MODEL, FolderModelStore, read_artifact
 from service.contract.errors import ArtifactError, ConfigError, NotFound, StoreUnavailable
 from service.contract.shared_models import MARKER, SharedModelStore, model_store
 from tests.support.artifacts import tiny_artifact
 
-BUCKET = "site"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
 
 @pytest.fixture
-def url(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/{tmp_path.name}"
+def url(s3_bucket: str, tmp_path: Path) -> str:
+    return f"s3://{s3_bucket}/{tmp_path.name}"
+
+
+def bucket_of(url: str) -> str:
+    return url.removeprefix("s3://").partition("/")[0]
 
 
 def promoted(folder: Path, seed: int = 0) -> str:
@@ -59,8 +45,8 @@ def test_what_one_host_shares_another_has_whole_and_a_third_time_nothing_is_sent
 def test_half_of_a_model_is_none(tmp_path: Path, url: str) -> None:
     version = promoted(tmp_path / "one")
     SharedModelStore(tmp_path / "one", url).share(version)
-    prefix = url.removeprefix(f"s3://{BUCKET}/")
-    boto3.client("s3").delete_object(Bucket=BUCKET, Key=f"{prefix}/{version}/{MARKER}")
+    prefix = url.rpartition("/")[2]
+    boto3.client("s3").delete_object(Bucket=bucket_of(url), Key=f"{prefix}/{version}/{MARKER}")
     with pytest.raises(NotFound, match="dvc repro promote"):
         model_store(tmp_path / "two", url).path(version)
     assert SharedModelStore(tmp_path / "one", url).share(version) is True  # what was begun is done again
@@ -70,14 +56,14 @@ def test_half_of_a_model_is_none(tmp_path: Path, url: str) -> None:
 def test_a_damaged_one_never_gets_its_name_and_a_mended_one_does(tmp_path: Path, url: str) -> None:
     version = promoted(tmp_path / "one")
     SharedModelStore(tmp_path / "one", url).share(version)
-    key = f"{url.removeprefix(f's3://{BUCKET}/')}/{version}/{MODEL}"
+    key = f"{url.rpartition('/')[2]}/{version}/{MODEL}"
     objects = boto3.client("s3")
-    good = objects.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-    objects.put_object(Bucket=BUCKET, Key=key, Body=good[:-1] + bytes([good[-1] ^ 1]))
+    good = objects.get_object(Bucket=bucket_of(url), Key=key)["Body"].read()
+    objects.put_object(Bucket=bucket_of(url), Key=key, Body=good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(ArtifactError, match="is damaged"):
         model_store(tmp_path / "two", url).path(version)
     assert list((tmp_path / "two").iterdir()) == []
-    objects.put_object(Bucket=BUCKET, Key=key, Body=good)
+    objects.put_object(Bucket=bucket_of(url), Key=key, Body=good)
     assert model_store(tmp_path / "two", url).path(version).is_dir()
 
 
