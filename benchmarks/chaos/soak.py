@@ -1,8 +1,10 @@
 """An hour (or less) at half load: does memory grow, do file descriptors or threads?"""
 
 import math
+import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,33 +30,40 @@ SMALL_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a process: seconds since the start, MiB resident, open files, threads."""
+    """One look at a process: seconds since the start, MiB resident, open files by what they are, threads."""
 
     at: float
     mib: float
-    files: int
+    files: Mapping[str, int]
     threads: int
 
 
 @dataclass(frozen=True)
 class Trend:
-    """MiB an hour with its standard error, by means of blocks, and what files and threads did."""
+    """MiB an hour with its standard error, by means of blocks, and what files and threads did.
+
+    `files` are medians of the first and of the last quarter, `most` the most at any look of them, and `more` names what
+    there was more of in the median: a file that is open for a moment is no growth, one that stays open is.
+    """
 
     process: str
     mib: float
     slope: float
     error: float
     grown: float
-    files: tuple[int, int]
+    files: tuple[float, float]
+    most: tuple[int, int]
+    more: tuple[str, ...]
     threads: tuple[int, int]
 
     @property
     def steady(self) -> bool:
         """Memory's slope within two standard errors of none, or its growth small; files and threads no more at the
-        end than at the beginning.
+        end than at the beginning, and nothing more of any kind of file.
         """
         memory = self.slope <= 2 * self.error or self.grown <= SMALL_SHARE * self.mib
-        return memory and self.files[1] <= self.files[0] and self.threads[1] <= self.threads[0]
+        files = self.files[1] <= self.files[0] and not self.more
+        return memory and files and self.threads[1] <= self.threads[0]
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,25 @@ def sample(pid: int, at: float) -> Sample:
     folder = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
     resident = int(status["VmRSS"].split()[0]) / 1024
-    return Sample(at, resident, len(list((folder / "fd").iterdir())), int(status["Threads"]))
+    return Sample(at, resident, Counter(map(_kind, (folder / "fd").iterdir())), int(status["Threads"]))
+
+
+def _kind(file: Path) -> str:
+    """What a descriptor is: a file's name with its numbers left out, `socket`, `pipe`, `anon_inode`."""
+    try:
+        target = str(file.readlink())
+    except OSError:  # closed meanwhile
+        return "closed meanwhile"
+    if not target.startswith("/"):
+        return target.split(":", 1)[0]
+    return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", Path(target).name)
 
 
 def trend(process: str, samples: Sequence[Sample]) -> Trend:
     """The line through the samples after the warm-up.
 
-    Samples that follow each other are alike, so that the error is that of a line through means of blocks. Files and
-    threads: the most in the first and in the last quarter of what is looked at.
+    Samples that follow each other are alike, so that the error is that of a line through means of blocks. Files: the
+    median in the first and in the last quarter of what is looked at; threads: the most there.
     """
     last = samples[-1].at
     used = [item for item in samples if item.at >= WARM_UP * last]
@@ -100,15 +120,24 @@ def trend(process: str, samples: Sequence[Sample]) -> Trend:
     error = math.sqrt(float((rest**2).sum()) / freedom / spread) if freedom > 0 and spread else math.inf
     quarter = max(1, len(used) // 4)
     first, end = used[:quarter], used[-quarter:]
+    kinds = sorted({kind for item in (*first, *end) for kind in item.files})
+    more = [kind for kind in kinds if _typical(end, kind) > _typical(first, kind)]
+    totals = [[sum(item.files.values()) for item in part] for part in (first, end)]
     return Trend(
         process,
         float(mib.mean()),
         slope,
         error,
         slope * float(at[-1] - at[0]),
-        (max(item.files for item in first), max(item.files for item in end)),
+        (float(np.median(totals[0])), float(np.median(totals[1]))),
+        (max(totals[0]), max(totals[1])),
+        tuple(more),
         (max(item.threads for item in first), max(item.threads for item in end)),
     )
+
+
+def _typical(samples: Sequence[Sample], kind: str) -> float:
+    return float(np.median([item.files.get(kind, 0) for item in samples]))
 
 
 def soak(server: Database, *, seed: int, minutes: float) -> Soaked:
@@ -151,7 +180,7 @@ def soak(server: Database, *, seed: int, minutes: float) -> Soaked:
         verdict = judge(book.said, everything(site), truths)
         trends = tuple(trend(name, found) for name, found in samples.items())
     problems += verdict.broken
-    problems += [f"{item.process} grew" for item in trends if not item.steady]
+    problems += [f"{item.process} grew{_of(item.more)}" for item in trends if not item.steady]
     if book.failed:
         problems.append(f"{len(book.failed)} calls failed, e.g. {book.failed[0].error}")
     latencies = [1000 * answer.took for answer in book.said]
@@ -167,6 +196,10 @@ def soak(server: Database, *, seed: int, minutes: float) -> Soaked:
         trends=trends,
         problems=tuple(problems),
     )
+
+
+def _of(kinds: Sequence[str]) -> str:
+    return f"; more open: {', '.join(kinds)}" if kinds else ""
 
 
 def _rate(pictures: Pictures, site: Place, pace_s: float, seconds: float) -> float:
@@ -194,8 +227,8 @@ def section(found: Soaked) -> str:
         f"{len(found.verdict.doubled)} doubled, {len(found.verdict.mixed)} mixed up.",
         "",
         f"A look each {EVERY_S:g} s, the first quarter left out; the slope's standard error is that of a line through "
-        f"{BLOCKS} means. Within noise: below two standard errors, or less than {SMALL_SHARE:.0%} in all. Files and "
-        "threads: the most in the first and in the last quarter of what was looked at.",
+        f"{BLOCKS} means. Within noise: below two standard errors, or less than {SMALL_SHARE:.0%} in all. Open "
+        "files: the median of the first and of the last quarter of what was looked at (the most at one look); threads: the most.",
         "",
         "| process | MiB | MiB an hour | in all, MiB | files | threads | |",
         "|---|---|---|---|---|---|---|",
@@ -203,8 +236,8 @@ def section(found: Soaked) -> str:
     for item in found.trends:
         lines.append(
             f"| {item.process} | {item.mib:.0f} | {item.slope:+.1f} ± {item.error:.1f} | {item.grown:+.1f} | "
-            f"{item.files[0]} → {item.files[1]} | {item.threads[0]} → {item.threads[1]} | "
-            f"{'within noise' if item.steady else 'GREW'} |"
+            f"{item.files[0]:g} → {item.files[1]:g} ({item.most[0]} → {item.most[1]}) | "
+            f"{item.threads[0]} → {item.threads[1]} | {'within noise' if item.steady else 'GREW'} |"
         )
     if found.problems:
         lines += ["", *(f"- {problem}" for problem in found.problems)]
