@@ -171,8 +171,8 @@ def page(outcomes: Sequence[Outcome], seed: int) -> str:
         f"`python -m benchmarks.poisoned_reviews --seed {seed}`, {datetime.now(UTC):%Y-%m-%d}, "
         f"Python {platform.python_version()}. {outcomes[0].read} cells of {sum(PATIENTS.values())} new patients of the "
         "model's own site, read by one reader; `python -m training.retrain` with automatic approval. The gain: "
-        f"balanced accuracy of the candidate less production's on {outcomes[0].seen.cells} cells of {outcomes[0].seen.patients} "
-        "patients that nobody read, by their true labels, with its 95 % interval over patients.",
+        f"balanced accuracy of the candidate less production's on {outcomes[0].seen.cells} cells of "
+        f"{outcomes[0].seen.patients} patients that nobody read, by their true labels, with its 95 % interval over patients.",
         "",
         "| the reader | wrong labels | train / validate / test | production → candidate, points gained | gate |",
         "|---|---:|---:|---:|---|",
@@ -198,7 +198,8 @@ def page(outcomes: Sequence[Outcome], seed: int) -> str:
         + (f"; **came through: {', '.join(through)}**." if through else "."),
         "",
         "What this does not show: wrong labels for cells of a site that the test set does not know. There the frozen "
-        "test patients say only what the old sites lose, and double reading is what stands before it (docs/operations.md).",
+        "test patients say only what the old sites lose, and double reading is what stands before it "
+        "(docs/operations.md).",
     ]
     return "\n".join(lines) + "\n"
 

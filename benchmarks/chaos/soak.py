@@ -228,7 +228,8 @@ def section(found: Soaked) -> str:
         "",
         f"A look each {EVERY_S:g} s, the first quarter left out; the slope's standard error is that of a line through "
         f"{BLOCKS} means. Within noise: below two standard errors, or less than {SMALL_SHARE:.0%} in all. Open "
-        "files: the median of the first and of the last quarter of what was looked at (the most at one look); threads: the most.",
+        "files: the median of the first and of the last quarter of what was looked at (the most at one look); "
+        "threads: the most.",
         "",
         "| process | MiB | MiB an hour | in all, MiB | files | threads | |",
         "|---|---|---|---|---|---|---|",
