@@ -172,7 +172,8 @@ def page(outcomes: Sequence[Outcome], seed: int) -> str:
         f"Python {platform.python_version()}. {outcomes[0].read} cells of {sum(PATIENTS.values())} new patients of the "
         "model's own site, read by one reader; `python -m training.retrain` with automatic approval. The gain: "
         f"balanced accuracy of the candidate less production's on {outcomes[0].seen.cells} cells of "
-        f"{outcomes[0].seen.patients} patients that nobody read, by their true labels, with its 95 % interval over patients.",
+        f"{outcomes[0].seen.patients} patients that nobody read, by their true labels, with its 95 % interval "
+        "over patients.",
         "",
         "| the reader | wrong labels | train / validate / test | production → candidate, points gained | gate |",
         "|---|---:|---:|---:|---|",

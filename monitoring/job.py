@@ -21,7 +21,7 @@ from monitoring.planned import Calendar, named
 from monitoring.policy import Decision, Reviewed
 from monitoring.recalibration import case_mix
 from monitoring.reviews import Pair, agreed, of_model, unused
-from monitoring.runs import KINDS, last_cost, outcomes, policy_state, used_until
+from monitoring.runs import KINDS, last_cost, learned_until, outcomes, policy_state, used_until
 from monitoring.settings import Settings
 from monitoring.site import Site, open_site
 from monitoring.trigger import Reason
@@ -225,8 +225,8 @@ class Monitor:
         settings, name = self._settings, window_id(window)
         rows = site.ledger.rows(*KINDS)
         past = site.history.windows(stream.version, last=PAST_WINDOWS)
-        read = of_model(site.store, stream.version)
-        reviews = agreed(read)
+        read, met = of_model(site.store, stream.version, learned_until(rows, stream.version))
+        reviews = agreed(read, met)
         findings = judge(
             window,
             stream.reference,

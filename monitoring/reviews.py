@@ -1,12 +1,12 @@
 """Reviewed cells that a retraining could learn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from monitoring.policy import Reviewed
 from monitoring.window import seconds
 from service.contract.pixels import PixelStore
-from service.contract.reading import Asked, Read, readings
+from service.contract.reading import Asked, Read, is_reader, read, readings
 from service.contract.records import ReviewRecord
 from service.contract.store import Store, StoredPrediction
 
@@ -30,15 +30,31 @@ def unused(store: Store, pixels: PixelStore, used_until: float, asked: Mapping[s
     return Reviewed(cells, len(patients - {""}))
 
 
-def of_model(store: Store, version: str) -> list[Read]:
-    """Every answer of that model that a reader labelled, in order of the answers. Raises StoreUnavailable."""
-    return [read for read in readings(store, NOBODY) if read[0].record.model_version == version]
+def of_model(store: Store, version: str, learned_until: float) -> tuple[list[Read], frozenset[str]]:
+    """Every answer of that model that a reader labelled, in order of the answers; and the patients it may have met.
 
-
-def agreed(read: Sequence[Read]) -> list[Pair]:
-    """The answers that their readers agree on, in the same order.
-
-    One reading is enough here, and it is drawn at random if any of the cell's was: a cell that a second reader or an
-    adjudicator looked at must not leave the sample that speaks for all cells.
+    Those are the patients of whom a reader labelled a cell, whichever model answered it, up to `learned_until` (seconds
+    since the epoch, as runs.learned_until has it): their cells may have trained it. Raises StoreUnavailable.
     """
-    return [(stored, replace(reading.decisive, sampled=reading.sampled)) for stored, reading in read if reading.settled]
+    found, met = [], set()
+    for stored, reviews in store.readings():
+        reading = read(reviews)
+        if reading is not None and stored.record.model_version == version:
+            found.append((stored, reading))
+        if any(is_reader(item.role) and seconds(item.time) <= learned_until for item in reviews):
+            met.add(stored.record.patient)
+    return found, frozenset(met - {""})
+
+
+def agreed(readings: Sequence[Read], met: Set[str] = frozenset()) -> list[Pair]:
+    """The answers that their readers agree on, in the same order, without those of patients whom the model has met.
+
+    A model knows again whom it learned from: their cells would flatter it. One reading is enough here, and it is drawn
+    at random if any of the cell's was: a cell that a second reader or an adjudicator looked at must not leave the
+    sample that speaks for all cells.
+    """
+    return [
+        (stored, replace(reading.decisive, sampled=reading.sampled))
+        for stored, reading in readings
+        if reading.settled and stored.record.patient not in met
+    ]

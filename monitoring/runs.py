@@ -13,7 +13,8 @@ STARTED: Final = "retraining_started"
 FIRED: Final = "trigger_fired"
 FINISHED: Final = "retraining_finished"
 FAILED: Final = "retraining_failed"
-KINDS: Final = (FIRED, STARTED, FINISHED, FAILED, "frozen", "resumed", EXPORTED)
+REGISTERED: Final = "registered"
+KINDS: Final = (FIRED, STARTED, FINISHED, FAILED, "frozen", "resumed", REGISTERED, EXPORTED)
 """The rows that the functions here, and reading.asked_for, read."""
 
 
@@ -82,6 +83,19 @@ def used_until(rows: Sequence[Row]) -> float:
     """Reviews up to this moment (seconds since the epoch) went into a candidate; 0 when there was none."""
     ended = (item for item in retrainings(rows) if item.outcome in ("passed", "refused") and not item.recalibrates)
     return max((item.started for item in ended), default=0.0)
+
+
+def learned_until(rows: Sequence[Row], version: str) -> float:
+    """Reviews up to this moment (seconds since the epoch) may have gone into that model, and later ones cannot have.
+
+    The start of the last training before the model was registered, whatever came of it: what one retraining takes, each
+    later one takes again. 0 when there was none.
+    """
+    made = min(
+        (seconds(row) for row in rows if row.kind == REGISTERED and row.version == version), default=float("inf")
+    )
+    before = (item.started for item in retrainings(rows) if item.started < made and not item.recalibrates)
+    return max(before, default=0.0)
 
 
 def outcomes(rows: Sequence[Row]) -> dict[str, int]:
