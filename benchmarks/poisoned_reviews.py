@@ -190,13 +190,18 @@ def page(outcomes: Sequence[Outcome], seed: int) -> str:
         if item.reasons:
             more = f" (and {len(item.reasons) - 3} more)" if len(item.reasons) > 3 else ""
             lines.append(f"- *{item.reader}*: {'; '.join(item.reasons[:3])}{more}")
-    harmful = [item for item in outcomes if item.harmful]
-    through = [item.reader for item in harmful if item.gate == "passed"]
-    stopped = f"{len(harmful) - len(through)} of {len(harmful)} refused"
+    worse = [item for item in outcomes if item.seen.gain < 0]
+    refused = sum(item.gate == "refused" for item in worse)
+    through = [item.reader for item in outcomes if item.harmful and item.gate == "passed"]
     lines += [
         "",
-        f"Candidates that are worse than production by the interval: {stopped}"
-        + (f"; **came through: {', '.join(through)}**." if through else "."),
+        f"Candidates that got fewer of these cells right than production, by balanced accuracy: {len(worse)}, of which "
+        f"{refused} refused. "
+        + (
+            f"**Worse by the interval and let through: {', '.join(through)}.**"
+            if through
+            else "None that was let through is worse by the interval."
+        ),
         "",
         "What this does not show: wrong labels for cells of a site that the test set does not know. There the frozen "
         "test patients say only what the old sites lose, and double reading is what stands before it "

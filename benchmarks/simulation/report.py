@@ -42,8 +42,8 @@ RESTS = """
   quiet years) unless the table says that every cell is.
 - A retraining ends at once and mends nothing, so that what calls for one goes on calling. Another trigger's
   windows start one at most once a day.
-- Not simulated: pixels. That a poisoned batch of reviews is refused is the gate's part
-  (`tests/training/test_gate.py`).
+- Not simulated: pixels. What a poisoned batch of reviews does is shown with real retrainings
+  ([poisoned_reviews.md](poisoned_reviews.md)).
 
 ![Years without a change, and the share found](trigger_simulation.png)
 """
