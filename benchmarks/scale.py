@@ -169,7 +169,7 @@ network's arithmetic.
 1. **The store's growth**, within weeks: {day_gb:.0f} GB a day with no partition. Partition, retention, Parquet for what is older.
 2. **One database's writes** in the busiest hour: {peak:.0f} rows a second. Embeddings, a quarter kilobyte and more of each row, out of the row into Parquet by the shipper; then a database
    a region: the ledger stays one.
-3. **The shared volume of kept pixels**: 5 % of {CELLS:.0e} pictures are {0.05 * CELLS:.0e} files a day, more than a network file system likes. Object storage, by the same hash.
+3. **The shared volume of kept pixels**: 5 % of {CELLS:.0e} pictures, and every referred cell's on top, are {0.05 * CELLS:.0e} files a day and more: not what a network file system likes. Object storage, by the same hash.
 4. **Idempotence across workers**: a retry asks the store whether it was answered. {peak:.0f} lookups a second by primary key are well within PostgreSQL's reach, but they are in a
    caller's way: only calls that are named can be retried, and only they ask.
 5. Not the graph, and not the monitor.
