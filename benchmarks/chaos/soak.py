@@ -30,40 +30,56 @@ SMALL_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a process: seconds since the start, MiB resident, open files by what they are, threads."""
+    """One look at a process: seconds since the start, MiB resident, open files by what they are, threads by name."""
 
     at: float
     mib: float
     files: Mapping[str, int]
-    threads: int
+    threads: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Open files or threads: the median of the first and of the last quarter, and the most at any look of them.
+
+    `more` names what there was more of in the median: one that is there for a moment is no growth, one that stays is.
+    """
+
+    usual: tuple[float, float]
+    most: tuple[int, int]
+    more: tuple[str, ...] = ()
+
+    @property
+    def steady(self) -> bool:
+        """No more at the end than at the beginning, and nothing more of any kind."""
+        return self.usual[1] <= self.usual[0] and not self.more
+
+    def __str__(self) -> str:
+        return f"{self.usual[0]:g} → {self.usual[1]:g} ({self.most[0]} → {self.most[1]})"
 
 
 @dataclass(frozen=True)
 class Trend:
-    """MiB an hour with its standard error, by means of blocks, and what files and threads did.
-
-    `files` are medians of the first and of the last quarter, `most` the most at any look of them, and `more` names what
-    there was more of in the median: a file that is open for a moment is no growth, one that stays open is.
-    """
+    """MiB an hour with its standard error, by means of blocks, and what files and threads did."""
 
     process: str
     mib: float
     slope: float
     error: float
     grown: float
-    files: tuple[float, float]
-    most: tuple[int, int]
-    more: tuple[str, ...]
-    threads: tuple[int, int]
+    files: Count
+    threads: Count
 
     @property
     def steady(self) -> bool:
-        """Memory's slope within two standard errors of none, or its growth small; files and threads no more at the
-        end than at the beginning, and nothing more of any kind of file.
-        """
+        """Memory's slope within two standard errors of none, or its growth small; files and threads no more."""
         memory = self.slope <= 2 * self.error or self.grown <= SMALL_SHARE * self.mib
-        files = self.files[1] <= self.files[0] and not self.more
-        return memory and files and self.threads[1] <= self.threads[0]
+        return memory and self.files.steady and self.threads.steady
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """What there was more of."""
+        return (*self.files.more, *(f"threads named {name}" for name in self.threads.more))
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,17 @@ def sample(pid: int, at: float) -> Sample:
     folder = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
     resident = int(status["VmRSS"].split()[0]) / 1024
-    return Sample(at, resident, Counter(map(_kind, (folder / "fd").iterdir())), int(status["Threads"]))
+    return Sample(
+        at, resident, Counter(map(_kind, (folder / "fd").iterdir())), Counter(map(_name, (folder / "task").iterdir()))
+    )
+
+
+def _name(thread: Path) -> str:
+    """As the system knows it; threads of Python have their process's."""
+    try:
+        return (thread / "comm").read_text().strip()
+    except OSError:  # ended meanwhile
+        return "ended meanwhile"
 
 
 def _kind(file: Path) -> str:
@@ -104,8 +130,7 @@ def _kind(file: Path) -> str:
 def trend(process: str, samples: Sequence[Sample]) -> Trend:
     """The line through the samples after the warm-up.
 
-    Samples that follow each other are alike, so that the error is that of a line through means of blocks. Files: the
-    median in the first and in the last quarter of what is looked at; threads: the most there.
+    Samples that follow each other are alike, so that the error is that of a line through means of blocks.
     """
     last = samples[-1].at
     used = [item for item in samples if item.at >= WARM_UP * last]
@@ -120,24 +145,28 @@ def trend(process: str, samples: Sequence[Sample]) -> Trend:
     error = math.sqrt(float((rest**2).sum()) / freedom / spread) if freedom > 0 and spread else math.inf
     quarter = max(1, len(used) // 4)
     first, end = used[:quarter], used[-quarter:]
-    kinds = sorted({kind for item in (*first, *end) for kind in item.files})
-    more = [kind for kind in kinds if _typical(end, kind) > _typical(first, kind)]
-    totals = [[sum(item.files.values()) for item in part] for part in (first, end)]
     return Trend(
         process,
         float(mib.mean()),
         slope,
         error,
         slope * float(at[-1] - at[0]),
-        (float(np.median(totals[0])), float(np.median(totals[1]))),
-        (max(totals[0]), max(totals[1])),
-        tuple(more),
-        (max(item.threads for item in first), max(item.threads for item in end)),
+        _count([item.files for item in first], [item.files for item in end]),
+        _count([item.threads for item in first], [item.threads for item in end]),
     )
 
 
-def _typical(samples: Sequence[Sample], kind: str) -> float:
-    return float(np.median([item.files.get(kind, 0) for item in samples]))
+def _count(first: Sequence[Mapping[str, int]], end: Sequence[Mapping[str, int]]) -> Count:
+    def usual(looks: Sequence[Mapping[str, int]], kind: str) -> float:
+        return float(np.median([look.get(kind, 0) for look in looks]))
+
+    kinds = sorted({kind for look in (*first, *end) for kind in look})
+    totals = [[sum(look.values()) for look in looks] for looks in (first, end)]
+    return Count(
+        (float(np.median(totals[0])), float(np.median(totals[1]))),
+        (max(totals[0]), max(totals[1])),
+        tuple(kind for kind in kinds if usual(end, kind) > usual(first, kind)),
+    )
 
 
 def soak(server: Database, *, seed: int, minutes: float) -> Soaked:
@@ -228,8 +257,8 @@ def section(found: Soaked) -> str:
         "",
         f"A look each {EVERY_S:g} s, the first quarter left out; the slope's standard error is that of a line through "
         f"{BLOCKS} means. Within noise: below two standard errors, or less than {SMALL_SHARE:.0%} in all. Open "
-        "files: the median of the first and of the last quarter of what was looked at (the most at one look); "
-        "threads: the most.",
+        "files and threads: the median of the first and of the last quarter of what was looked at (the most at one "
+        "look).",
         "",
         "| process | MiB | MiB an hour | in all, MiB | files | threads | |",
         "|---|---|---|---|---|---|---|",
@@ -237,8 +266,7 @@ def section(found: Soaked) -> str:
     for item in found.trends:
         lines.append(
             f"| {item.process} | {item.mib:.0f} | {item.slope:+.1f} ± {item.error:.1f} | {item.grown:+.1f} | "
-            f"{item.files[0]:g} → {item.files[1]:g} ({item.most[0]} → {item.most[1]}) | "
-            f"{item.threads[0]} → {item.threads[1]} | {'within noise' if item.steady else 'GREW'} |"
+            f"{item.files} | {item.threads} | {'within noise' if item.steady else 'GREW'} |"
         )
     if found.problems:
         lines += ["", *(f"- {problem}" for problem in found.problems)]

@@ -127,26 +127,37 @@ def test_recovery_is_the_first_of_enough_answers_in_a_row_at_normal_latency() ->
 
 def test_a_leak_is_no_noise_and_noise_is_no_leak() -> None:
     noise = [3 * ((7 * k) % 11) / 11 for k in range(360)]
-    still = [Sample(10.0 * k, 200 + noise[k], {"socket": 40, "journal": 20}, 20) for k in range(360)]
+    still = [Sample(10.0 * k, 200 + noise[k], {"socket": 40, "journal": 20}, {"python": 20}) for k in range(360)]
     assert trend("worker", still).steady
     leaks = [replace(item, mib=item.mib + item.at / 3600 * 20) for item in still]
     assert not trend("worker", leaks).steady
     assert trend("worker", leaks).slope == pytest.approx(20, abs=2)
-    assert not trend("worker", [replace(item, threads=20 + k // 100) for k, item in enumerate(still)]).steady
 
 
 def test_a_file_that_stays_open_is_growth_and_one_open_for_a_moment_is_not() -> None:
-    still = [Sample(10.0 * k, 200, {"socket": 40, "journal": 20}, 20) for k in range(360)]
+    still = [Sample(10.0 * k, 200, {"socket": 40, "journal": 20}, {"python": 20}) for k in range(360)]
     moment = [
         replace(item, files={**item.files, "pixels": 1} if k == 300 else item.files) for k, item in enumerate(still)
     ]
     assert trend("worker", moment).steady
-    assert trend("worker", moment).most == (60, 61)
+    assert trend("worker", moment).files.most == (60, 61)
     leak = [replace(item, files={"socket": 40 + k // 300, "journal": 20}) for k, item in enumerate(still)]
     found = trend("worker", leak)
-    assert (found.steady, found.files, found.more) == (False, (60, 61), ("socket",))
+    assert (found.steady, found.files.usual, found.more) == (False, (60, 61), ("socket",))
     swapped = [replace(item, files={"socket": 40 + k // 300, "journal": 20 - k // 300}) for k, item in enumerate(still)]
     assert not trend("worker", swapped).steady, "what leaks may hide behind what was closed"
+
+
+def test_a_thread_that_stays_is_growth_and_one_that_lives_for_a_moment_is_not() -> None:
+    still = [Sample(10.0 * k, 200, {"socket": 40}, {"python": 20, "event_engine": 4}) for k in range(360)]
+    moment = [
+        replace(item, threads={**item.threads, "event_engine": 5} if k % 50 == 0 else item.threads)
+        for k, item in enumerate(still)
+    ]
+    assert trend("worker", moment).steady
+    more = [replace(item, threads={"python": 20 + k // 100, "event_engine": 4}) for k, item in enumerate(still)]
+    assert not trend("worker", more).steady
+    assert trend("worker", more).more == ("threads named python",)
 
 
 def test_the_page_names_what_broke_and_what_was_skipped_and_keeps_the_soak() -> None:
