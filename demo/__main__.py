@@ -31,6 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--root", type=Path, default=Path("var/demo"), help="workspace, emptied at the start (default: %(default)s)"
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="draws which reviewed patients test the candidate; the same one gives the same figures on the same "
+        "machine (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise ConfigError(
                     f"in use on this machine: port {ports}; stop what listens there and run the demo again"
                 )
-            for note in lay(workspace, source):
+            for note in lay(workspace, source, arguments.seed):
                 story.say(f"note: {note}")
             outcome = go_round(workspace, story)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -67,6 +68,11 @@ class Workspace:
         return self.root / "bentoml" / "models" / "blastwatch"
 
     @property
+    def key_file(self) -> Path:
+        """The key of the pseudonyms."""
+        return self.root / "keys" / "pseudonym.key"
+
+    @property
     def monitor_url(self) -> str:
         """Address of the monitor."""
         return f"http://127.0.0.1:{self.ports.monitor}"
@@ -94,7 +100,7 @@ class Workspace:
             "BLASTWATCH_STORE_URL": self.store_url,
             "BLASTWATCH_JOURNAL_DIR": str(self.root / "journal"),
             "BLASTWATCH_PIXELS_DIR": str(self.root / "pixels"),
-            "BLASTWATCH_KEY_FILE": str(self.root / "keys" / "pseudonym.key"),
+            "BLASTWATCH_KEY_FILE": str(self.key_file),
             "BLASTWATCH_MODELS_DIR": str(self.models_dir),
             # The demo's reviewers may be handed any cell, so every cell's pixels are kept.
             "BLASTWATCH_IMAGE_RETENTION": "all",
@@ -144,8 +150,11 @@ def git(*arguments: str, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-def lay(workspace: Workspace, source: Path) -> list[str]:
+def lay(workspace: Workspace, source: Path, seed: int = 0) -> list[str]:
     """Empty the workspace and clone `source` into it, with a change plan whose approval is automatic.
+
+    `seed` names the key of the pseudonyms, whose hashes draw the reviewed patients that test: with the same one the demo
+    draws the same, and its candidate is the same on the same machine.
 
     Returns:
         Notes for the person who watches.
@@ -157,6 +166,10 @@ def lay(workspace: Workspace, source: Path) -> list[str]:
     if workspace.root.exists():
         shutil.rmtree(workspace.root)
     workspace.logs.mkdir(parents=True)
+    workspace.key_file.parent.mkdir()
+    # No secret: the demo's patients are made up. A service makes a random key of its own.
+    key = hashlib.sha256(f"blastwatch demo {seed}".encode()).hexdigest()
+    write_atomic(workspace.key_file, f"{key}\n", mode=0o600)
     git("rev-parse", "HEAD", cwd=source)
     if git("status", "--porcelain", cwd=source):
         notes.append("the demo runs the last commit: what is not committed is not in it")
