@@ -153,8 +153,8 @@ def git(*arguments: str, cwd: Path) -> str:
 def lay(workspace: Workspace, source: Path, seed: int = 0) -> list[str]:
     """Empty the workspace and clone `source` into it, with a change plan whose approval is automatic.
 
-    `seed` names the key of the pseudonyms, whose hashes draw the reviewed patients that test: with the same one the demo
-    draws the same, and its candidate is the same on the same machine.
+    `seed` names the key of the pseudonyms, whose hashes draw the reviewed patients that test: the same one draws the
+    same, and gives the same candidate on the same machine.
 
     Returns:
         Notes for the person who watches.
